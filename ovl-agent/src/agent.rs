@@ -1,0 +1,237 @@
+//! The loop: everything that happens only says "look again", and looking again is one full reconcile.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rtnetlink::Handle;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tracing::{info, warn};
+
+use crate::backend::Backend;
+use crate::cli::{RunArgs, StoreArg};
+use crate::control::{Control, answer};
+use crate::instance::Instance;
+use crate::lease::{LeaseAttrs, LeaseKey};
+use crate::netlink;
+use crate::network::Network;
+use crate::node::Node;
+use crate::startup;
+use crate::store::dir::DirStore;
+use crate::store::etcd::EtcdStore;
+use crate::store::{Held, Rejected, Store};
+use crate::subnet_env::SubnetEnv;
+use crate::sysctl;
+use crate::tables::Tables;
+use crate::underlay::{self, Choice};
+use crate::view::View;
+
+mod pass;
+mod report;
+mod term;
+
+use term::{NextTerm, TermFuture, settled};
+
+/// A full pass when nothing happened: what was changed by hand without an event comes back within this time.
+const RESYNC: Duration = Duration::from_secs(3);
+/// At least this long between two passes, so that a burst of events is one pass.
+const SPACING: Duration = Duration::from_millis(20);
+/// How often the programs are told that we are alive.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often our lease is renewed; it is good for 24 hours.
+const RENEW: Duration = Duration::from_secs(60 * 60);
+/// When to try again after a renewal that failed.
+const RENEW_RETRY: Duration = Duration::from_secs(60);
+
+/// Runs the agent until it is told to stop.
+pub async fn run(args: RunArgs) -> Result<()> {
+    let mut signals = Signals::catch()?;
+    match &args.store {
+        Some(StoreArg::Dir(path)) => {
+            let store = DirStore::open(path).context("cannot use --store")?;
+            run_on(store, args, &mut signals).await
+        }
+        None => {
+            let store = EtcdStore::connect(&args.etcd_endpoints, &args.etcd_prefix).await?;
+            run_on(store, args, &mut signals).await
+        }
+    }
+}
+
+async fn run_on<S: Store>(mut store: S, args: RunArgs, signals: &mut Signals) -> Result<()> {
+    let started = tokio::select! {
+        agent = Agent::start(&mut store, args) => Some(agent?),
+        () = signals.wait() => None,
+    };
+    let Some((mut agent, control)) = started else {
+        info!("told to stop before there was a lease");
+        return Ok(());
+    };
+    agent.serve(&store, &control, signals).await;
+    if let Some(fast_path) = &mut agent.tables.fast_path {
+        fast_path.detach().await;
+    }
+    store.release().await;
+    info!("stopped; device, routes and lease stay, and so does the traffic");
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self> {
+        let catch = |kind| signal(kind).context("cannot catch signals");
+        Ok(Self { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Everything the loop knows.
+struct Agent {
+    args: RunArgs,
+    handle: Handle,
+    network: Network,
+    backend: Backend,
+    node: Node,
+    attrs: LeaseAttrs,
+    held: Held,
+    view: View,
+    tables: Tables,
+    mode_reason: String,
+    store_name: String,
+    store_error: Option<String>,
+    rejected_items: Vec<Rejected>,
+    rejected_leases: BTreeMap<LeaseKey, String>,
+    errors: Vec<String>,
+    subnet_env: Option<SubnetEnv>,
+    _instance: Instance,
+}
+
+impl Agent {
+    async fn start<S: Store>(store: &mut S, args: RunArgs) -> Result<(Self, Control)> {
+        sysctl::warn_unless_forwarding();
+        let handle = netlink::connect()?;
+        let choice = Choice { iface: args.iface.clone(), public_ip: args.public_ip };
+        let underlay = underlay::find(&handle, &choice).await?;
+        let public_ip = args.public_ip.unwrap_or(underlay.address);
+        let network = startup::network(store).await?;
+        let backend = startup::backend(&handle, &network).await?;
+        backend.check(&underlay, public_ip)?;
+        let instance = Instance::claim(&backend.device().unwrap_or_else(|| network.ipv4.to_string()))?;
+        let control = Control::listen(&args.socket)?;
+        startup::insist("claim this node's public IP", async || store.claim_identity(public_ip).await)
+            .await?;
+        let attrs = backend.attrs(public_ip);
+        let held = startup::lease(store, &network, &attrs, &args.subnet_file).await?;
+        let subnet = held.lease.key.ipv4;
+        info!(
+            "lease {subnet} for {public_ip} on {} ({}, {})",
+            underlay.name,
+            backend.name(),
+            store.describe()
+        );
+        let node = Node { underlay, public_ip, subnet };
+        let mut tables = Tables::new(&handle, &backend, network.ipv4);
+        let loaded = startup::fast_path(&handle, &args, &node).await?;
+        tables.fast_path = loaded.fast_path;
+        let agent = Self {
+            store_name: store.describe(),
+            args,
+            handle,
+            network,
+            backend,
+            node,
+            attrs,
+            held,
+            view: View::default(),
+            tables,
+            mode_reason: loaded.reason,
+            store_error: None,
+            rejected_items: Vec::new(),
+            rejected_leases: BTreeMap::new(),
+            errors: Vec::new(),
+            subnet_env: None,
+            _instance: instance,
+        };
+        Ok((agent, control))
+    }
+
+    async fn serve<S: Store>(&mut self, store: &S, control: &Control, signals: &mut Signals) {
+        let (send_updates, mut updates) = mpsc::channel(1024);
+        let mut watching = std::pin::pin!(store.watch(send_updates));
+        let (send_wake, mut wake) = mpsc::channel(1);
+        let kernel_events = tokio::spawn(netlink::watch(send_wake));
+        let mut resync = ticker(RESYNC);
+        let mut heartbeat = ticker(HEARTBEAT);
+        let mut renew_at = Instant::now() + RENEW;
+        let mut term: Option<TermFuture<'_>> = None;
+        let mut due = false;
+        let mut not_before = Instant::now();
+        loop {
+            tokio::select! {
+                () = signals.wait() => break,
+                // Never ends while the channel is open; were it to, the loop must not spin on it.
+                () = &mut watching => std::future::pending().await,
+                Some(update) = updates.recv() => {
+                    let mut lost = self.take(update);
+                    while let Ok(update) = updates.try_recv() {
+                        lost |= self.take(update);
+                    }
+                    if lost && term.is_none() {
+                        term = Some(self.reacquire(store));
+                    }
+                    due = true;
+                }
+                Some(()) = wake.recv() => due = true,
+                _ = resync.tick() => due = true,
+                _ = heartbeat.tick() => self.beat(),
+                stream = control.accept() => answer(stream, self.report().to_string()),
+                () = sleep_until(renew_at), if term.is_none() => {
+                    renew_at = Instant::now() + RENEW;
+                    term = Some(self.renew(store));
+                }
+                result = settled(&mut term) => {
+                    term = None;
+                    match self.new_term(result) {
+                        NextTerm::Held => due = true,
+                        NextTerm::Retry => renew_at = Instant::now() + RENEW_RETRY,
+                        NextTerm::Reacquire => term = Some(self.reacquire(store)),
+                    }
+                }
+                () = sleep_until(not_before), if due => {
+                    due = false;
+                    self.pass().await;
+                    not_before = Instant::now() + SPACING;
+                }
+            }
+        }
+        kernel_events.abort();
+    }
+
+    /// Tells the programs that we are alive.
+    fn beat(&mut self) {
+        if let Some(fast_path) = &mut self.tables.fast_path
+            && let Err(error) = fast_path.extend_deadline()
+        {
+            warn!("{error:#}; the programs will leave everything to the kernel");
+        }
+    }
+}
+
+fn ticker(period: Duration) -> Interval {
+    let mut ticker = interval(period);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticker
+}

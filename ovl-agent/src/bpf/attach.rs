@@ -1,0 +1,273 @@
+//! Where the programs are attached: tcx links where the kernel has them, clsact filters elsewhere.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use aya::Ebpf;
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use ovl_common::Program;
+use rtnetlink::Handle;
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::tc::{TcHandle as PacketTcHandle, TcMessage};
+use tracing::{debug, info};
+
+use super::load::LoadError;
+use crate::table::Table;
+
+/// Our filters' priority and handle, by which we tell them from everybody else's.
+const PRIORITY: u16 = 111;
+const HANDLE: TcHandle = TcHandle::new(0, 0x6f76);
+/// `ETH_P_ALL` as it stands in a filter's `info`.
+const ALL_PROTOCOLS: u16 = 0x0003_u16.to_be();
+
+/// `--tc-attach`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TcAttach {
+    /// tcx links where the kernel has them, else clsact filters.
+    Auto,
+    /// tcx links only (kernel 6.6 and later).
+    Tcx,
+    /// clsact filters only.
+    Clsact,
+}
+
+/// A place a program is attached at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hook {
+    /// The interface.
+    pub ifindex: u32,
+    /// The program.
+    pub program: Program,
+}
+
+impl Hook {
+    fn direction(self) -> TcAttachType {
+        match self.program {
+            Program::FromPod | Program::FromWire => TcAttachType::Ingress,
+            Program::ToPod => TcAttachType::Egress,
+        }
+    }
+}
+
+/// The interface's name, which aya attaches by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Name of the interface.
+    pub interface: String,
+}
+
+struct Held {
+    attachment: Attachment,
+    link: SchedClassifierLink,
+    tcx: bool,
+}
+
+/// The attachments that this process made. They go with it: tcx links because their descriptors do, clsact filters
+/// because it removes them, or because their programs stop acting once the deadline is past.
+pub struct AttachmentTable {
+    handle: Handle,
+    how: TcAttach,
+    held: BTreeMap<Hook, Held>,
+}
+
+/// The table for one pass, with the programs it attaches.
+pub struct Attaching<'a> {
+    table: &'a mut AttachmentTable,
+    programs: &'a mut Ebpf,
+}
+
+impl AttachmentTable {
+    /// No attachments yet.
+    pub fn new(handle: Handle, how: TcAttach) -> Self {
+        Self { handle, how, held: BTreeMap::new() }
+    }
+
+    /// The table for one pass.
+    pub fn with<'a>(&'a mut self, programs: &'a mut Ebpf) -> Attaching<'a> {
+        Attaching { table: self, programs }
+    }
+
+    /// `tcx`, `clsact` or, before anything is attached, `none`.
+    pub fn kind(&self) -> &'static str {
+        match self.held.values().next() {
+            None => "none",
+            Some(held) if held.tcx => "tcx",
+            Some(_) => "clsact",
+        }
+    }
+
+    /// Takes every program off.
+    pub async fn detach_all(&mut self) {
+        let hooks: Vec<Hook> = self.held.keys().copied().collect();
+        for hook in hooks {
+            if let Err(error) = self.detach(hook).await {
+                debug!("cannot detach {}: {error:#}", hook.program.name());
+            }
+        }
+    }
+
+    async fn detach(&mut self, hook: Hook) -> Result<()> {
+        let Some(held) = self.held.remove(&hook) else { return Ok(()) };
+        if held.tcx {
+            // Closing the descriptor detaches; an interface that is gone took the attachment along.
+            drop(held.link);
+            return Ok(());
+        }
+        // aya would remove the filter itself, but panics on drop are not for a vanished interface; ours is idempotent.
+        std::mem::forget(held.link);
+        self.remove_filter(hook).await
+    }
+
+    async fn is_attached(&self, hook: Hook, held: &Held, program: u32) -> bool {
+        if held.tcx {
+            let Ok((_, programs)) = SchedClassifier::query_tcx(&held.attachment.interface, hook.direction())
+            else {
+                return false;
+            };
+            return programs.iter().any(|info| info.id() == program);
+        }
+        self.filter_exists(hook).await.unwrap_or(false)
+    }
+
+    async fn filter_exists(&self, hook: Hook) -> Result<bool> {
+        let mut filters = self.handle.traffic_filter(i32::try_from(hook.ifindex)?);
+        let request = filters.get();
+        let request = match hook.direction() {
+            TcAttachType::Egress => request.egress(),
+            TcAttachType::Ingress | TcAttachType::Custom(_) => request.ingress(),
+        };
+        let found: Vec<TcMessage> = request.execute().try_collect().await?;
+        Ok(found.iter().any(|filter| {
+            filter.header.info >> 16 == u32::from(PRIORITY)
+                && u32::from(filter.header.handle) == u32::from(HANDLE)
+        }))
+    }
+
+    async fn remove_filter(&self, hook: Hook) -> Result<()> {
+        let mut message = TcMessage::default();
+        message.header.index = i32::try_from(hook.ifindex)?;
+        message.header.parent = parent(hook);
+        message.header.handle = PacketTcHandle::from(u32::from(HANDLE));
+        message.header.info = u32::from(PRIORITY) << 16 | u32::from(ALL_PROTOCOLS);
+        message.attributes.push(rtnetlink::packet_route::tc::TcAttribute::Kind("bpf".to_owned()));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::DelTrafficFilter(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        let mut handle = self.handle.clone();
+        let mut answers = handle.request(request).context("cannot ask the kernel to remove a tc filter")?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload
+                && let Some(code) = error.code
+                && !matches!(code.get().abs(), nix::libc::ENOENT | nix::libc::EINVAL | nix::libc::ENODEV)
+            {
+                return Err(std::io::Error::from_raw_os_error(code.get().abs()))
+                    .context("cannot remove a tc filter");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `TC_H_CLSACT` with the minor number of the direction (`linux/pkt_sched.h`).
+fn parent(hook: Hook) -> PacketTcHandle {
+    let minor = match hook.direction() {
+        TcAttachType::Egress => 0xfff3,
+        TcAttachType::Ingress | TcAttachType::Custom(_) => 0xfff2,
+    };
+    PacketTcHandle { major: 0xffff, minor }
+}
+
+impl Attaching<'_> {
+    fn program(&mut self, program: Program) -> Result<&mut SchedClassifier> {
+        let found = self.programs.program_mut(program.name()).context("the BPF object lost a program")?;
+        found.try_into().context("a BPF program changed its type")
+    }
+
+    async fn attach(&mut self, hook: Hook, attachment: &Attachment) -> Result<Held, LoadError> {
+        let step = || format!("attaching {} to {}", hook.program.name(), attachment.interface);
+        let wrong = |error: anyhow::Error| LoadError {
+            step: step(),
+            reason: format!("{error:#}"),
+            advice: "restart ovl-agent",
+        };
+        let how = self.table.how;
+        if how != TcAttach::Clsact {
+            let program = self.program(hook.program).map_err(wrong)?;
+            let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+            match program.attach_with_options(&attachment.interface, hook.direction(), options) {
+                Ok(id) => {
+                    let link = program.take_link(id).map_err(|error| LoadError::attaching(step(), &error))?;
+                    return Ok(Held { attachment: attachment.clone(), link, tcx: true });
+                }
+                Err(error) if how == TcAttach::Auto && lacks_tcx(&error) => {
+                    info!("this kernel has no tcx links; using clsact filters");
+                    self.table.how = TcAttach::Clsact;
+                }
+                Err(error) => return Err(LoadError::attaching(step(), &error)),
+            }
+        }
+        match tc::qdisc_add_clsact(&attachment.interface) {
+            Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
+            Err(tc::TcError::NetlinkError(error)) if error.raw_os_error() == Some(nix::libc::EEXIST) => {}
+            Err(error) => {
+                return Err(LoadError::attaching(
+                    format!("adding clsact to {}", attachment.interface),
+                    &error,
+                ));
+            }
+        }
+        // One that an agent left behind when it was killed would be in the way.
+        self.table.remove_filter(hook).await.map_err(wrong)?;
+        let program = self.program(hook.program).map_err(wrong)?;
+        let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+        let id = program
+            .attach_with_options(&attachment.interface, hook.direction(), TcAttachOptions::Netlink(options))
+            .map_err(|error| LoadError::attaching(step(), &error))?;
+        let link = program.take_link(id).map_err(|error| LoadError::attaching(step(), &error))?;
+        Ok(Held { attachment: attachment.clone(), link, tcx: false })
+    }
+}
+
+/// `bpf_link_create` answers EINVAL where it does not know the attach type.
+fn lacks_tcx(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(error)
+        if matches!(error.io_error.raw_os_error(), Some(nix::libc::EINVAL | nix::libc::EOPNOTSUPP)))
+}
+
+impl Table for Attaching<'_> {
+    type Key = Hook;
+    type Row = Attachment;
+
+    fn name(&self) -> &'static str {
+        "tc attachment"
+    }
+
+    async fn rows(&mut self) -> Result<BTreeMap<Hook, Attachment>> {
+        let mut rows = BTreeMap::new();
+        let hooks: Vec<Hook> = self.table.held.keys().copied().collect();
+        for hook in hooks {
+            let program = self.program(hook.program)?.info().context("cannot ask about a BPF program")?.id();
+            let Some(held) = self.table.held.get(&hook) else { continue };
+            if self.table.is_attached(hook, held, program).await {
+                rows.insert(hook, held.attachment.clone());
+            } else {
+                // Somebody took it off, or the interface went.
+                self.table.detach(hook).await?;
+            }
+        }
+        Ok(rows)
+    }
+
+    async fn put(&mut self, hook: &Hook, attachment: &Attachment) -> Result<()> {
+        self.table.detach(*hook).await?;
+        let held = self.attach(*hook, attachment).await?;
+        self.table.held.insert(*hook, held);
+        Ok(())
+    }
+
+    async fn delete(&mut self, hook: &Hook) -> Result<()> {
+        self.table.detach(*hook).await
+    }
+}

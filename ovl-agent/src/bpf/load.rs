@@ -1,0 +1,203 @@
+//! Loading the object into the kernel.
+
+use std::path::PathBuf;
+
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use ovl_common::{
+    Config, ENDPOINTS, Endpoint, IpKey, LEASES, Mac, POD_MACS, PORTS, Port, Program, Remote, STATE, STATS,
+    Stat,
+};
+
+use super::maps::Abi;
+
+static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ovl.bpf.o"));
+
+/// Where the object comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectSource {
+    /// This binary.
+    Embedded,
+    /// `--bpf-object`.
+    File(PathBuf),
+}
+
+/// Why there is no fast path: the step that failed, the reason, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{step} failed: {reason}; {advice}")]
+pub struct LoadError {
+    /// What was being done.
+    pub step: String,
+    /// What the kernel, or the file, said.
+    pub reason: String,
+    /// What to try.
+    pub advice: &'static str,
+}
+
+const NO_RIGHTS: &str = "give the agent CAP_BPF and CAP_NET_ADMIN (CAP_SYS_ADMIN on kernels before 5.8), \
+                         or choose --mode kernel";
+const NO_OBJECT: &str =
+    "build it with `cargo xtask build-ebpf` and build ovl-agent again, or name one with --bpf-object";
+const BAD_OBJECT: &str =
+    "build the object and the agent from the same sources: `cargo xtask build-ebpf`, then ovl-agent";
+const NO_KERNEL: &str =
+    "this kernel lacks something the programs need; choose --mode kernel, or a kernel from 6.1 on";
+
+/// The loaded object.
+pub struct DataPlane {
+    /// The programs.
+    pub programs: Ebpf,
+    /// [`STATE`].
+    pub state: Array<MapData, Abi<Config>>,
+    /// [`LEASES`].
+    pub leases: LpmTrie<MapData, Abi<IpKey>, Abi<Remote>>,
+    /// [`PORTS`].
+    pub ports: HashMap<MapData, u32, Abi<Port>>,
+    /// [`POD_MACS`].
+    pub pod_macs: HashMap<MapData, u32, Abi<Mac>>,
+    /// [`ENDPOINTS`].
+    pub endpoints: HashMap<MapData, Abi<IpKey>, Abi<Endpoint>>,
+    /// [`STATS`].
+    pub stats: PerCpuArray<MapData, Abi<Stat>>,
+}
+
+impl DataPlane {
+    /// Creates the maps and loads every program. Nothing is attached yet.
+    pub fn load(source: &ObjectSource) -> Result<Self, LoadError> {
+        let from_file;
+        let object = match source {
+            ObjectSource::Embedded => EMBEDDED,
+            ObjectSource::File(path) => {
+                let step = format!("reading BPF object {}", path.display());
+                from_file = std::fs::read(path).map_err(|error| failed(step, error, NO_OBJECT))?;
+                &from_file
+            }
+        };
+        if object.is_empty() {
+            return Err(failed("finding the BPF object", "this ovl-agent was built without it", NO_OBJECT));
+        }
+        // Kernels before 5.11 charge maps to this limit; later ones ignore it, and lacking the right to raise it is
+        // only a problem there, where creating the maps will say so.
+        if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+            tracing::debug!("cannot raise the locked-memory limit: {error}");
+        }
+        let mut programs =
+            EbpfLoader::new().load(object).map_err(|error| from_kernel("creating the BPF maps", &error))?;
+        for program in Program::ALL {
+            let step = format!("loading BPF program {}", program.name());
+            let loaded: &mut SchedClassifier = programs
+                .program_mut(program.name())
+                .ok_or_else(|| failed(step.as_str(), "the object has no such program", BAD_OBJECT))?
+                .try_into()
+                .map_err(|error| failed(step.as_str(), error, BAD_OBJECT))?;
+            loaded.load().map_err(|error| from_kernel(step, &error))?;
+        }
+        Ok(Self {
+            state: take(&mut programs, STATE.name)?,
+            leases: take(&mut programs, LEASES.name)?,
+            ports: take(&mut programs, PORTS.name)?,
+            pod_macs: take(&mut programs, POD_MACS.name)?,
+            endpoints: take(&mut programs, ENDPOINTS.name)?,
+            stats: take(&mut programs, STATS.name)?,
+            programs,
+        })
+    }
+}
+
+fn take<T: TryFrom<Map>>(programs: &mut Ebpf, name: &str) -> Result<T, LoadError>
+where
+    T::Error: std::fmt::Display,
+{
+    let step = || format!("opening BPF map {name}");
+    let map =
+        programs.take_map(name).ok_or_else(|| failed(step(), "the object has no such map", BAD_OBJECT))?;
+    T::try_from(map).map_err(|error| failed(step(), error, BAD_OBJECT))
+}
+
+fn failed(step: impl Into<String>, reason: impl std::fmt::Display, advice: &'static str) -> LoadError {
+    LoadError { step: step.into(), reason: reason.to_string(), advice }
+}
+
+/// An error of aya, with the errno that is somewhere in its chain deciding the advice.
+fn from_kernel(step: impl Into<String>, error: &(dyn std::error::Error + 'static)) -> LoadError {
+    let mut reason = one_line(&error.to_string());
+    let mut errno = None;
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            errno = errno.or(io.raw_os_error());
+        }
+        let text = one_line(&inner.to_string());
+        if !reason.contains(&text) {
+            reason = format!("{reason}: {text}");
+        }
+        cause = inner.source();
+    }
+    let advice = match errno {
+        Some(nix::libc::EPERM | nix::libc::EACCES) if !reason.contains("verifier") => NO_RIGHTS,
+        Some(_) => NO_KERNEL,
+        None => BAD_OBJECT,
+    };
+    LoadError { step: step.into(), reason, advice }
+}
+
+/// The last lines of a verifier log say what it refused; the instructions before them fill screens.
+fn one_line(text: &str) -> String {
+    const LAST: usize = 3;
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    match lines.as_slice() {
+        [first, .., _] if lines.len() > LAST + 1 => {
+            format!("{first} … {}", lines[lines.len() - LAST..].join(" / "))
+        }
+        few => few.join(" / "),
+    }
+}
+
+impl LoadError {
+    /// The same for a step of attaching.
+    pub(super) fn attaching(step: String, error: &(dyn std::error::Error + 'static)) -> Self {
+        from_kernel(step, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_verifier_log_becomes_its_end() {
+        let log = "the verifier refused\n0: (bf) r6 = r1\n1: x\n2: y\nR1 invalid mem access 'inv'\nprocessed 7 insns\n";
+        assert_eq!(
+            one_line(log),
+            "the verifier refused … 2: y / R1 invalid mem access 'inv' / processed 7 insns"
+        );
+        assert_eq!(one_line("short\n"), "short");
+    }
+
+    #[test]
+    fn missing_rights_and_missing_features_get_different_advice() {
+        let denied = std::io::Error::other(std::io::Error::from_raw_os_error(nix::libc::EPERM));
+        assert_eq!(
+            from_kernel("x", &denied).advice,
+            BAD_OBJECT,
+            "an errno counts only where it is the source"
+        );
+        #[derive(Debug, thiserror::Error)]
+        #[error("map create")]
+        struct Outer(#[source] std::io::Error);
+        let denied = Outer(std::io::Error::from_raw_os_error(nix::libc::EPERM));
+        assert_eq!(from_kernel("x", &denied).advice, NO_RIGHTS);
+        let missing = Outer(std::io::Error::from_raw_os_error(nix::libc::EINVAL));
+        assert_eq!(from_kernel("x", &missing).advice, NO_KERNEL);
+    }
+
+    #[test]
+    fn a_missing_file_names_itself() {
+        let source = ObjectSource::File("/nonexistent/ovl.o".into());
+        let Err(error) = DataPlane::load(&source) else { panic!("there is no such file") };
+        let text = error.to_string();
+        assert!(text.contains("/nonexistent/ovl.o") && text.contains("build-ebpf"), "{text}");
+    }
+}

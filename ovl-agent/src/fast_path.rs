@@ -1,0 +1,234 @@
+//! The BPF half of the node: what the programs have to know, and where they run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::Result;
+use nix::time::{ClockId, clock_gettime};
+use ovl_common::{ABI, Config, IPV4_BITS, IpKey, Port, Prefix, Program, Remote};
+use rtnetlink::Handle;
+
+use crate::backend::Tunnel;
+use crate::bpf::{
+    Attachment, AttachmentTable, Counter, DataPlane, Hook, LoadError, ObjectSource, PortTable, RemoteTable,
+    StateTable, TcAttach, counters, prune_learned,
+};
+use crate::cli;
+use crate::netlink::Interface;
+use crate::node::Node;
+use crate::reconcile::{Outcome, delete, put_missing};
+use crate::sysctl;
+use crate::table::Table as _;
+
+/// How long the programs act without hearing from the agent. Whoever finds them acting later is looking at a bug.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The fast path of this node.
+pub struct FastPath {
+    plane: DataPlane,
+    attachments: AttachmentTable,
+    policy: cli::FastPath,
+    carry_tcp: bool,
+}
+
+/// Rows that nobody wants, by table: deleted once everything else is in place.
+#[derive(Default)]
+pub struct Unwanted {
+    remotes: Vec<Prefix>,
+    hooks: Vec<Hook>,
+    ports: Vec<u32>,
+}
+
+impl FastPath {
+    /// Loads the programs. Nothing is attached before the first [`FastPath::put`].
+    pub fn load(
+        handle: Handle,
+        source: &ObjectSource,
+        how: TcAttach,
+        policy: cli::FastPath,
+    ) -> Result<Self, LoadError> {
+        let plane = DataPlane::load(source)?;
+        let carry_tcp = policy == cli::FastPath::Off || sysctl::make_conntrack_liberal();
+        Ok(Self { plane, attachments: AttachmentTable::new(handle, how), policy, carry_tcp })
+    }
+
+    /// Attaches the program on the underlay, which shows whether attaching works here at all.
+    pub async fn attach_underlay(&mut self, node: &Node) -> Result<()> {
+        let hooks = hooks(node, &BTreeMap::new());
+        let mut attaching = self.attachments.with(&mut self.plane.programs);
+        for (hook, attachment) in &hooks {
+            attaching.put(hook, attachment).await?;
+        }
+        Ok(())
+    }
+
+    /// `tcx` or `clsact`.
+    pub fn attached_by(&self) -> &'static str {
+        self.attachments.kind()
+    }
+
+    /// Every counter that is not zero.
+    pub fn counters(&self) -> Result<Vec<Counter>> {
+        counters(&self.plane.stats)
+    }
+
+    /// Puts what is missing: configuration, ports, leases, and last the attachments that use them.
+    pub async fn put(
+        &mut self,
+        node: &Node,
+        tunnel: Tunnel,
+        remotes: &BTreeMap<Prefix, Remote>,
+        pods: &BTreeMap<u32, PodPort>,
+        outcome: &mut Outcome,
+    ) -> Unwanted {
+        let config = BTreeMap::from([((), self.config(node, tunnel))]);
+        let mut state = StateTable { map: &mut self.plane.state, deadline: deadline() };
+        put_missing(&mut state, &config, outcome).await;
+        let ports = pods.iter().map(|(ifindex, pod)| (*ifindex, pod.port)).collect();
+        let ports = put_missing(&mut PortTable(&mut self.plane.ports), &ports, outcome).await;
+        let remotes = put_missing(&mut RemoteTable(&mut self.plane.leases), remotes, outcome).await;
+        let hooks = hooks(node, pods);
+        let mut attaching = self.attachments.with(&mut self.plane.programs);
+        let hooks = put_missing(&mut attaching, &hooks, outcome).await;
+        self.forget_absent_pods(pods, outcome);
+        Unwanted { remotes, hooks, ports }
+    }
+
+    /// Deletes what nobody wants, in the reverse order.
+    pub async fn delete(&mut self, unwanted: &Unwanted, outcome: &mut Outcome) {
+        let mut attaching = self.attachments.with(&mut self.plane.programs);
+        delete(&mut attaching, &unwanted.hooks, outcome).await;
+        delete(&mut RemoteTable(&mut self.plane.leases), &unwanted.remotes, outcome).await;
+        delete(&mut PortTable(&mut self.plane.ports), &unwanted.ports, outcome).await;
+    }
+
+    /// Tells the programs that the agent is alive.
+    pub fn extend_deadline(&mut self) -> Result<()> {
+        StateTable { map: &mut self.plane.state, deadline: deadline() }.extend()
+    }
+
+    /// Takes every program off: from then on the kernel path carries everything.
+    pub async fn detach(&mut self) {
+        self.attachments.detach_all().await;
+    }
+
+    fn forget_absent_pods(&mut self, pods: &BTreeMap<u32, PodPort>, outcome: &mut Outcome) {
+        let ports: BTreeSet<u32> = pods.keys().copied().collect();
+        match prune_learned(&mut self.plane.endpoints, &mut self.plane.pod_macs, &ports) {
+            Ok(pruned) => outcome.deleted += pruned,
+            Err(error) => outcome.errors.push(format!("{error:#}")),
+        }
+    }
+
+    fn config(&self, node: &Node, tunnel: Tunnel) -> Config {
+        let (source_port_min, source_port_max) = sysctl::source_ports();
+        let policy = match self.policy {
+            cli::FastPath::Off => ovl_common::FastPath::Off,
+            cli::FastPath::Always => ovl_common::FastPath::Always,
+        };
+        Config {
+            abi: ABI,
+            fast_path: policy as u32,
+            deadline: 0,
+            underlay: node.underlay.ifindex,
+            encapsulation: tunnel.encapsulation as u32,
+            vni: tunnel.vni,
+            tunnel_mtu: tunnel.mtu,
+            underlay_mtu: node.underlay.mtu,
+            source_port_min,
+            source_port_max,
+            tunnel_port: tunnel.port.to_be_bytes(),
+            vtep_mac: tunnel.mac,
+            underlay_address: node.underlay.address.into(),
+            local_subnet: IpKey::from(node.subnet.addr()),
+            local_bits: IPV4_BITS + u32::from(node.subnet.prefix_len()),
+            outer_ttl: sysctl::default_ttl(),
+            carry_tcp: u8::from(self.carry_tcp),
+            reserved: [0; 2],
+        }
+    }
+}
+
+/// A pod's host-side interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodPort {
+    /// Its name.
+    pub interface: String,
+    /// What the programs know of it.
+    pub port: Port,
+}
+
+/// The pods' interfaces: the ports of `bridge` that lead into another network namespace.
+///
+/// A port whose other end is in this very namespace is no pod, and the kernel would drop what is delivered to it.
+pub fn pod_ports(interfaces: &BTreeMap<u32, Interface>, bridge: &str) -> BTreeMap<u32, PodPort> {
+    let Some(bridge) = interfaces.values().find(|interface| interface.name == bridge) else {
+        return BTreeMap::new();
+    };
+    let ports = interfaces.values().filter(|interface| {
+        interface.bridge == Some(bridge.ifindex) && interface.veth && interface.peer_elsewhere
+    });
+    ports
+        .map(|interface| {
+            let port = Port { gateway: bridge.mac, reserved: [0; 2] };
+            (interface.ifindex, PodPort { interface: interface.name.clone(), port })
+        })
+        .collect()
+}
+
+fn hooks(node: &Node, pods: &BTreeMap<u32, PodPort>) -> BTreeMap<Hook, Attachment> {
+    let underlay = Attachment { interface: node.underlay.name.clone() };
+    let mut hooks =
+        BTreeMap::from([(Hook { ifindex: node.underlay.ifindex, program: Program::FromWire }, underlay)]);
+    for (ifindex, pod) in pods {
+        for program in [Program::FromPod, Program::ToPod] {
+            let attachment = Attachment { interface: pod.interface.clone() };
+            hooks.insert(Hook { ifindex: *ifindex, program }, attachment);
+        }
+    }
+    hooks
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_coarse_ns`.
+fn deadline() -> u64 {
+    // A clock that cannot be read means a deadline in the past: the kernel path.
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    u64::try_from((now + DEADLINE).as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::testing::node;
+    use ovl_common::Mac;
+
+    fn interface(
+        ifindex: u32,
+        name: &str,
+        bridge: Option<u32>,
+        veth: bool,
+        peer_elsewhere: bool,
+    ) -> (u32, Interface) {
+        let mac = Mac([2, 0, 0, 0, 0, u8::try_from(ifindex).expect("small")]);
+        (
+            ifindex,
+            Interface { ifindex, name: name.into(), mtu: 1450, mac, up: true, veth, peer_elsewhere, bridge },
+        )
+    }
+
+    #[test]
+    fn pods_are_the_bridges_veths_that_lead_elsewhere() {
+        let interfaces = BTreeMap::from([
+            interface(1, "cni0", None, false, false),
+            interface(2, "pod", Some(1), true, true),
+            interface(3, "both-ends-here", Some(1), true, false),
+            interface(4, "tap", Some(1), false, false),
+            interface(5, "other-bridge", Some(9), true, true),
+        ]);
+        let pods = pod_ports(&interfaces, "cni0");
+        assert_eq!(pods.keys().copied().collect::<Vec<_>>(), [2]);
+        assert_eq!(pods[&2].port.gateway, Mac([2, 0, 0, 0, 0, 1]), "the bridge is the gateway");
+        assert!(pod_ports(&interfaces, "cni9").is_empty());
+        assert_eq!(hooks(&node(), &pods).len(), 3);
+    }
+}

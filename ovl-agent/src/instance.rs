@@ -1,0 +1,43 @@
+//! One agent per overlay and network namespace.
+
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+
+use anyhow::{Context as _, Result};
+
+/// Held while this process manages an overlay. The name belongs to the network namespace, as the devices do, and the
+/// kernel frees it whatever way the process ends.
+#[derive(Debug)]
+pub struct Instance {
+    _name: UnixListener,
+}
+
+impl Instance {
+    /// Claims `overlay` (the device's name, or the network's) for this process.
+    pub fn claim(overlay: &str) -> Result<Self> {
+        let name = SocketAddr::from_abstract_name(format!("ovl-agent/{overlay}"))
+            .with_context(|| format!("'{overlay}' cannot name an overlay"))?;
+        let listener = UnixListener::bind_addr(&name).with_context(|| {
+            format!(
+                "another ovl-agent already manages {overlay} in this network namespace; stop it first, \
+                 or give this network another VNI"
+            )
+        })?;
+        Ok(Self { _name: listener })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_claimed_once_and_freed_with_its_holder() {
+        let name = format!("test-{}", std::process::id());
+        let first = Instance::claim(&name).expect("free");
+        let error = Instance::claim(&name).expect_err("taken").to_string();
+        assert!(error.contains(&name), "{error}");
+        drop(first);
+        Instance::claim(&name).expect("free again");
+    }
+}

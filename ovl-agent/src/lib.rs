@@ -1,0 +1,26 @@
+//! The node agent: takes a lease, keeps the kernel's tables and the BPF maps equal to the leases.
+//!
+//! `store` says who owns which subnet; `backend` is a pure function from that to rows; a `table` is the only thing
+//! with effects; `reconcile` makes tables equal to what the backend said. `agent` is the loop around them.
+
+pub mod agent;
+pub mod backend;
+pub mod bpf;
+pub mod cli;
+pub mod control;
+pub mod fast_path;
+pub mod instance;
+pub mod lease;
+pub mod netlink;
+pub mod network;
+pub mod node;
+pub mod reconcile;
+pub mod startup;
+pub mod status;
+pub mod store;
+pub mod subnet_env;
+pub mod sysctl;
+pub mod table;
+pub mod tables;
+pub mod underlay;
+pub mod view;

@@ -1,0 +1,150 @@
+//! The kernel's own tables over rtnetlink.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use futures_util::TryStreamExt as _;
+use ovl_common::Mac;
+use rtnetlink::Handle;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+
+mod address;
+mod fdb;
+mod link;
+mod neighbour;
+mod route;
+mod watch;
+
+pub use address::{AddressTable, addresses};
+pub use fdb::FdbTable;
+pub use link::DeviceTable;
+pub use neighbour::NeighbourTable;
+pub use route::{RouteTable, default_route_interface};
+pub use watch::watch;
+
+/// Opens a netlink socket in this process's network namespace. Needs a running tokio runtime.
+pub fn connect() -> Result<Handle> {
+    let (connection, handle, _messages) =
+        rtnetlink::new_connection().context("cannot open a netlink socket")?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+/// An interface, as far as the agent cares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Its MAC, where it has one of six bytes.
+    pub mac: Mac,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Whether it is a veth.
+    pub veth: bool,
+    /// Whether its other end is in another namespace.
+    pub peer_elsewhere: bool,
+    /// Index of the bridge it is a port of.
+    pub bridge: Option<u32>,
+}
+
+/// All interfaces by index.
+pub async fn interfaces(handle: &Handle) -> Result<BTreeMap<u32, Interface>> {
+    let messages: Vec<LinkMessage> = handle
+        .link()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(describe)
+        .context("cannot list the interfaces")?;
+    Ok(messages.iter().map(|message| (message.header.index, interface(message))).collect())
+}
+
+fn interface(message: &LinkMessage) -> Interface {
+    let mut interface = Interface {
+        ifindex: message.header.index,
+        name: String::new(),
+        mtu: 0,
+        mac: Mac::default(),
+        up: message.header.flags.contains(LinkFlags::Up),
+        veth: false,
+        peer_elsewhere: false,
+        bridge: None,
+    };
+    for attribute in &message.attributes {
+        if let LinkAttribute::IfName(name) = attribute {
+            interface.name.clone_from(name);
+        } else if let LinkAttribute::Mtu(mtu) = attribute {
+            interface.mtu = *mtu;
+        } else if let LinkAttribute::Address(bytes) = attribute {
+            interface.mac = mac(bytes);
+        } else if let LinkAttribute::Controller(index) = attribute {
+            interface.bridge = Some(*index);
+        } else if let LinkAttribute::LinkNetNsId(_) = attribute {
+            interface.peer_elsewhere = true;
+        } else if let LinkAttribute::LinkInfo(infos) = attribute {
+            interface.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
+        }
+    }
+    interface
+}
+
+/// Six bytes as a MAC; anything else as zero, which no interface of ours has.
+fn mac(bytes: &[u8]) -> Mac {
+    Mac(bytes.try_into().unwrap_or_default())
+}
+
+/// The kernel's reason in its own words, without the dump of the request that `rtnetlink` prints.
+fn describe(error: rtnetlink::Error) -> anyhow::Error {
+    match code(&error) {
+        Some(code) => anyhow::Error::new(std::io::Error::from_raw_os_error(code)),
+        None => anyhow::Error::new(error),
+    }
+}
+
+/// The errno of a refused request.
+fn code(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => Some(message.raw_code().abs()),
+        rtnetlink::Error::UnexpectedMessage(_)
+        | rtnetlink::Error::RequestFailed
+        | rtnetlink::Error::NamespaceError(_)
+        | rtnetlink::Error::InvalidHardwareAddress(_)
+        | rtnetlink::Error::InvalidIp(_)
+        | rtnetlink::Error::InvalidAddress(..)
+        | rtnetlink::Error::InvalidNla(_) => None,
+    }
+}
+
+/// Deleting what is absent is a success; so is deleting it together with its device.
+fn absent_is_success(result: Result<(), rtnetlink::Error>) -> Result<()> {
+    const ABSENT: [i32; 4] =
+        [nix::libc::ENOENT, nix::libc::ESRCH, nix::libc::ENODEV, nix::libc::EADDRNOTAVAIL];
+    match result {
+        Err(error) if code(&error).is_some_and(|code| ABSENT.contains(&code)) => Ok(()),
+        other => other.map_err(describe),
+    }
+}
+
+/// The index of the interface called `name`, where there is one.
+async fn index_of(handle: &Handle, name: &str) -> Result<Option<u32>> {
+    let mut found = handle.link().get().match_name(name).execute();
+    match found.try_next().await {
+        Ok(message) => Ok(message.map(|message| message.header.index)),
+        Err(error) if code(&error) == Some(nix::libc::ENODEV) => Ok(None),
+        Err(error) => Err(describe(error)).with_context(|| format!("cannot look up interface {name}")),
+    }
+}
+
+/// Only IPv4: what the tables of this version hold.
+fn ipv4(address: IpAddr) -> Option<std::net::Ipv4Addr> {
+    match address {
+        IpAddr::V4(v4) => Some(v4),
+        IpAddr::V6(_) => None,
+    }
+}

@@ -1,0 +1,147 @@
+//! What the agent does once, before its loop: find its place, read the network config, take a lease, load the fast
+//! path.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use ovl_common::Mac;
+use rtnetlink::Handle;
+use tracing::{info, warn};
+
+use crate::backend::{Backend, HostGw, Vxlan};
+use crate::bpf::ObjectSource;
+use crate::cli::{FastPath as Policy, Mode, RunArgs};
+use crate::fast_path::FastPath;
+use crate::lease::LeaseAttrs;
+use crate::netlink::DeviceTable;
+use crate::network::{BackendConfig, Network};
+use crate::node::Node;
+use crate::store::{Held, Store, StoreError, acquire};
+use crate::subnet_env;
+
+/// How long to wait before asking a store again that did not answer.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Calls `ask` until the store answers. What trying again cannot mend is an error at once.
+pub async fn insist<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, StoreError>) -> Result<T> {
+    let mut told = String::new();
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(StoreError::Unavailable(reason)) => {
+                if told != reason {
+                    warn!("cannot {what} yet: {reason}; trying again every {} s", RETRY.as_secs());
+                    told = reason;
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error @ (StoreError::Conflict(_) | StoreError::Refused(_))) => {
+                return Err(error).with_context(|| format!("cannot {what}"));
+            }
+        }
+    }
+}
+
+/// Reads the network config, waiting for somebody to write it.
+pub async fn network<S: Store>(store: &S) -> Result<Network> {
+    let mut told = false;
+    loop {
+        let text = insist("read the network config", async || store.network_config().await).await?;
+        if let Some(text) = text {
+            return Network::parse(&text)
+                .with_context(|| format!("bad network config in {}", store.describe()));
+        }
+        if !told {
+            warn!(
+                "{} has no network config yet, waiting for one; write the key 'config', such as \
+                 {{\"Network\": \"10.42.0.0/16\", \"Backend\": {{\"Type\": \"vxlan\"}}}}",
+                store.describe()
+            );
+            told = true;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// The backend of the config. A tunnel device that exists keeps its MAC, which the peers have in their tables.
+pub async fn backend(handle: &Handle, network: &Network) -> Result<Backend> {
+    match &network.backend {
+        BackendConfig::HostGw => Ok(Backend::HostGw(HostGw)),
+        BackendConfig::Vxlan(options) => {
+            let mut vxlan = Vxlan { options: options.clone(), mac: Mac::default() };
+            let existing = DeviceTable::existing_mac(handle, &vxlan.device_name()).await?;
+            vxlan.mac = existing.filter(|mac| *mac != Mac::default()).unwrap_or_else(random_mac);
+            Ok(Backend::Vxlan(vxlan))
+        }
+    }
+}
+
+/// A locally administered address of one station (IEEE 802: bit 1 of the first byte set, bit 0 clear).
+fn random_mac() -> Mac {
+    let mut bytes: [u8; 6] = rand::random();
+    bytes[0] = (bytes[0] | 0x02) & !0x01;
+    Mac(bytes)
+}
+
+/// Takes a lease: our own where we have one, the previous subnet where it is free, else any.
+pub async fn lease<S: Store>(
+    store: &S,
+    network: &Network,
+    attrs: &LeaseAttrs,
+    subnet_file: &Path,
+) -> Result<Held> {
+    let previous = subnet_env::previous_subnet(subnet_file);
+    insist("take a lease", async || acquire(store, network, attrs, previous, &mut rand::rng()).await).await
+}
+
+/// The fast path, or why there is none.
+pub struct Loaded {
+    /// The fast path, where it works.
+    pub fast_path: Option<FastPath>,
+    /// One sentence for `status`.
+    pub reason: String,
+}
+
+/// Loads the programs and attaches the one on the underlay, as far as `--mode` wants them.
+///
+/// # Errors
+/// Where they don't work and `--strict` says that this is an error.
+pub async fn fast_path(handle: &Handle, args: &RunArgs, node: &Node) -> Result<Loaded> {
+    if args.mode == Mode::Kernel {
+        return Ok(Loaded { fast_path: None, reason: "--mode kernel".to_owned() });
+    }
+    let source = args.bpf_object.clone().map_or(ObjectSource::Embedded, ObjectSource::File);
+    let started = match FastPath::load(handle.clone(), &source, args.tc_attach, args.fast_path) {
+        Ok(mut fast_path) => fast_path.attach_underlay(node).await.map(|()| fast_path),
+        Err(error) => Err(error.into()),
+    };
+    match started {
+        Ok(fast_path) => {
+            let reason = format!("programs loaded, attached by {}", fast_path.attached_by());
+            if args.fast_path == Policy::Off {
+                info!(
+                    "the fast path is off: programs only count; --fast-path=always carries pod traffic in eBPF"
+                );
+            }
+            Ok(Loaded { fast_path: Some(fast_path), reason })
+        }
+        Err(error) if args.strict => bail!("eBPF does not work here and --strict is set: {error:#}"),
+        Err(error) => {
+            warn!("eBPF does not work here, the kernel path carries everything: {error:#}");
+            Ok(Loaded { fast_path: None, reason: format!("{error:#}") })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_random_mac_is_one_stations_own() {
+        for _ in 0..1000 {
+            assert_eq!(random_mac().0[0] & 0x03, 0x02);
+        }
+    }
+}

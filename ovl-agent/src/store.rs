@@ -1,0 +1,131 @@
+//! Where leases live. One interface, one conformance test (`tests/tests/store`) run against every store.
+
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+
+use crate::lease::{Lease, LeaseAttrs, LeaseKey};
+
+mod acquire;
+pub mod dir;
+pub mod etcd;
+
+pub use acquire::{acquire, choose};
+
+/// How long a lease is good for without renewal, as flannel has it.
+pub const LEASE_TTL: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+
+/// Why a store could not do what it was asked to.
+///
+/// Variants exist per reaction of the caller.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Somebody else changed the key first: list again and retry.
+    #[error("{0} was changed by another agent at the same moment")]
+    Conflict(String),
+    /// The store does not answer or cannot be read: retry later. Nothing is known about the leases.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Trying again will not help; the text says what to change.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A lease of our own, and what the store needs to renew it.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The subnet and what we said about ourselves.
+    pub lease: Lease,
+    /// When it ends unless renewed; `None` for a reservation, which does not end.
+    pub expires: Option<SystemTime>,
+    /// The store's own mark of the value we wrote (etcd: modification revision; dir: 0). Renewal fails with
+    /// [`StoreError::Conflict`] where another agent has written the key since.
+    pub revision: i64,
+    /// The store's own handle of the term (etcd: lease id, 0 for a reservation; dir: 0).
+    pub term: i64,
+}
+
+/// A lease as the store lists it, with the mark to change it by.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The lease.
+    pub lease: Lease,
+    /// As [`Held::revision`].
+    pub revision: i64,
+    /// As [`Held::term`]: 0 is a reservation in etcd, always 0 in a directory.
+    pub term: i64,
+}
+
+/// What a watch reports.
+#[derive(Debug)]
+pub enum Update {
+    /// All leases that exist now, after which the view holds these and no others. `rejected` names every item that
+    /// could not be read and why; its subnet keeps whatever the view has for it.
+    Snapshot {
+        /// The leases.
+        leases: Vec<Lease>,
+        /// Keys whose value could not be read, with the reason.
+        rejected: Vec<Rejected>,
+    },
+    /// A lease is new or has changed.
+    Put(Lease),
+    /// A lease is gone.
+    Delete(LeaseKey),
+    /// One item could not be read; everything else stands.
+    Rejected(Rejected),
+    /// The network config may have changed.
+    ConfigChanged,
+    /// The store does not answer; the text says why. Nothing is removed. A later update means it is back.
+    Unavailable(String),
+}
+
+/// An item that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its subnet, where the key says so: what is known of it stays.
+    pub key: Option<LeaseKey>,
+    /// Its full name in the store.
+    pub item: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// A place where leases live.
+///
+/// The primitives compare before they write, so that no agent takes what another holds; [`acquire`] builds flannel's
+/// algorithm on them.
+#[expect(async_fn_in_trait, reason = "used with static dispatch in one task; no Send bound is needed")]
+pub trait Store {
+    /// A name for a person: what it is and where.
+    fn describe(&self) -> String;
+
+    /// The network config as text; `None` while nobody has written one.
+    async fn network_config(&self) -> Result<Option<String>, StoreError>;
+
+    /// Makes sure that no other living agent uses `public_ip`, and holds that claim until the store is dropped or
+    /// the process dies. [`StoreError::Refused`] names the other agent.
+    async fn claim_identity(&mut self, public_ip: std::net::Ipv4Addr) -> Result<(), StoreError>;
+
+    /// Gives the claim on the public IP back; the lease stays. For a clean end.
+    async fn release(&mut self);
+
+    /// All leases that can be read; those that cannot be are in the second list.
+    async fn list(&self) -> Result<(Vec<Listed>, Vec<Rejected>), StoreError>;
+
+    /// Creates a lease; [`StoreError::Conflict`] where the key exists.
+    async fn create(&self, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError>;
+
+    /// Writes our attributes over a listed lease and starts a new term (a reservation stays one);
+    /// [`StoreError::Conflict`] where it has changed since it was listed.
+    async fn take_over(&self, listed: &Listed, attrs: &LeaseAttrs) -> Result<Held, StoreError>;
+
+    /// Extends our lease by a full term; [`StoreError::Conflict`] where it is no longer ours.
+    async fn renew(&self, held: &Held) -> Result<Held, StoreError>;
+
+    /// Removes a listed lease; [`StoreError::Conflict`] where it has changed since it was listed.
+    async fn remove(&self, listed: &Listed) -> Result<(), StoreError>;
+
+    /// Reports the leases until `updates` is closed: a snapshot first, then changes, and a snapshot again after
+    /// every gap. Reconnects by itself; never returns because the store is gone.
+    async fn watch(&self, updates: mpsc::Sender<Update>);
+}

@@ -1,0 +1,65 @@
+//! The kernel settings the data plane depends on.
+
+use std::fs;
+use std::io::ErrorKind;
+
+use tracing::{info, warn};
+
+const LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
+
+/// Reads a number from `/proc/sys`.
+fn read<T: std::str::FromStr>(path: &str) -> Option<T> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The range of the kernel's own tunnel source ports.
+pub fn source_ports() -> (u16, u16) {
+    let parse = || -> Option<(u16, u16)> {
+        let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+        let mut numbers = text.split_whitespace().map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    // The kernel's own default.
+    parse().unwrap_or((32768, 60999))
+}
+
+/// The TTL of packets the node itself sends.
+pub fn default_ttl() -> u8 {
+    read("/proc/sys/net/ipv4/ip_default_ttl").filter(|ttl| *ttl > 0).unwrap_or(64)
+}
+
+/// Says so where the node would not forward its pods' packets.
+pub fn warn_unless_forwarding() {
+    if read::<u8>("/proc/sys/net/ipv4/ip_forward") == Some(0) {
+        warn!(
+            "net.ipv4.ip_forward is 0: this node does not forward its pods' packets; set it to 1 (sysctl -w)"
+        );
+    }
+}
+
+/// Makes conntrack take TCP back that it has not seen for a while, and returns whether TCP may use the fast path.
+///
+/// Packets of a connection that come back from the fast path lie outside the window conntrack knows. Unless it is
+/// liberal they are INVALID, which kube-proxy's rules drop.
+pub fn make_conntrack_liberal() -> bool {
+    if read::<u8>(LIBERAL) == Some(1) {
+        return true;
+    }
+    match fs::write(LIBERAL, "1") {
+        Ok(()) => {
+            info!(
+                "set net.netfilter.nf_conntrack_tcp_be_liberal=1, so that TCP can leave the fast path at any time"
+            );
+            true
+        }
+        // Without conntrack there is nobody to call a packet invalid.
+        Err(error) if error.kind() == ErrorKind::NotFound => true,
+        Err(error) => {
+            warn!(
+                "cannot set net.netfilter.nf_conntrack_tcp_be_liberal ({error}): TCP stays on the kernel path; \
+                 set it to 1 yourself, or let the agent write /proc/sys"
+            );
+            false
+        }
+    }
+}

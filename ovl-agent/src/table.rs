@@ -1,0 +1,61 @@
+//! The effect boundary: a table lists the rows that are ours, puts one, deletes one.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use anyhow::Result;
+
+/// A kernel table or a BPF map, as far as it is ours.
+#[expect(async_fn_in_trait, reason = "used with static dispatch in one task; no Send bound is needed")]
+pub trait Table {
+    /// What names a row.
+    type Key: Ord + Clone + Debug;
+    /// What it says.
+    type Row: PartialEq + Clone + Debug;
+
+    /// What the rows are, for logs: `route`, `neighbour`.
+    fn name(&self) -> &'static str;
+
+    /// Lists the rows this agent owns, and no others.
+    async fn rows(&mut self) -> Result<BTreeMap<Self::Key, Self::Row>>;
+
+    /// Creates or replaces a row.
+    async fn put(&mut self, key: &Self::Key, row: &Self::Row) -> Result<()>;
+
+    /// Deletes a row; one that is absent is a success.
+    async fn delete(&mut self, key: &Self::Key) -> Result<()>;
+}
+
+/// A table in memory.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Mem {
+    pub(crate) rows: BTreeMap<u32, u32>,
+    /// Puts of these keys fail.
+    pub(crate) broken: Vec<u32>,
+}
+
+#[cfg(test)]
+impl Table for Mem {
+    type Key = u32;
+    type Row = u32;
+
+    fn name(&self) -> &'static str {
+        "row"
+    }
+
+    async fn rows(&mut self) -> Result<BTreeMap<u32, u32>> {
+        Ok(self.rows.clone())
+    }
+
+    async fn put(&mut self, key: &u32, row: &u32) -> Result<()> {
+        anyhow::ensure!(!self.broken.contains(key), "broken");
+        self.rows.insert(*key, *row);
+        Ok(())
+    }
+
+    async fn delete(&mut self, key: &u32) -> Result<()> {
+        self.rows.remove(key);
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! What is known of the leases.
+
+use std::collections::BTreeMap;
+
+use crate::lease::{Lease, LeaseAttrs, LeaseKey};
+use crate::store::Rejected;
+
+/// All leases, as of the store's last word.
+#[derive(Debug, Default)]
+pub struct View {
+    leases: BTreeMap<LeaseKey, LeaseAttrs>,
+    complete: bool,
+}
+
+impl View {
+    /// Replaces everything by a complete listing. What the listing names but cannot be read keeps what is known of it.
+    pub fn replace(&mut self, leases: Vec<Lease>, rejected: &[Rejected]) {
+        let mut next: BTreeMap<_, _> = rejected
+            .iter()
+            .filter_map(|item| item.key)
+            .filter_map(|key| self.leases.remove_entry(&key))
+            .collect();
+        next.extend(leases.into_iter().map(|lease| (lease.key, lease.attrs)));
+        self.leases = next;
+        self.complete = true;
+    }
+
+    /// Adds or changes one lease.
+    pub fn put(&mut self, lease: Lease) {
+        self.leases.insert(lease.key, lease.attrs);
+    }
+
+    /// Removes one lease.
+    pub fn delete(&mut self, key: LeaseKey) {
+        self.leases.remove(&key);
+    }
+
+    /// Whether there ever was a complete listing: before that, nothing may be concluded from a lease's absence.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// What `key` says now.
+    pub fn get(&self, key: LeaseKey) -> Option<&LeaseAttrs> {
+        self.leases.get(&key)
+    }
+
+    /// Every lease, in order of its subnet.
+    pub fn iter(&self) -> impl Iterator<Item = (&LeaseKey, &LeaseAttrs)> {
+        self.leases.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(key: &str, node: [u8; 4]) -> Lease {
+        Lease {
+            key: key.parse().expect(key),
+            attrs: LeaseAttrs {
+                public_ip: node.into(),
+                public_ipv6: None,
+                backend_type: "vxlan".into(),
+                backend_data: None,
+                backend_v6_data: None,
+            },
+        }
+    }
+
+    fn keys(view: &View) -> Vec<String> {
+        view.iter().map(|(key, _)| key.to_string()).collect()
+    }
+
+    #[test]
+    fn a_listing_replaces_everything_but_what_it_could_not_read() {
+        let mut view = View::default();
+        assert!(!view.is_complete());
+        view.replace(vec![lease("10.1.1.0-24", [1; 4]), lease("10.1.2.0-24", [2; 4])], &[]);
+        assert!(view.is_complete());
+        let unreadable = |key: &str| Rejected {
+            key: Some(key.parse().expect(key)),
+            item: key.into(),
+            reason: "garbage".into(),
+        };
+        view.replace(
+            vec![lease("10.1.3.0-24", [3; 4])],
+            &[unreadable("10.1.2.0-24"), unreadable("10.1.9.0-24")],
+        );
+        assert_eq!(keys(&view), ["10.1.2.0-24", "10.1.3.0-24"]);
+    }
+}

@@ -1,0 +1,97 @@
+//! The maps: names, sizes, keys and values, in one place for both sides.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{IpKey, Mac};
+
+/// Name and capacity of a map. The kernel cuts names at 15 bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Map {
+    /// The name in the object file.
+    pub name: &'static str,
+    /// Most rows it can hold.
+    pub capacity: u32,
+}
+
+/// `0u32` → [`crate::Config`] (array; written by the agent).
+pub const STATE: Map = Map { name: "OVL_STATE", capacity: 1 };
+/// Subnet → [`Remote`] (longest prefix match; written by the agent; memory is taken per row).
+pub const LEASES: Map = Map { name: "OVL_LEASES", capacity: 65_536 };
+/// Interface index of a pod port → [`Port`] (hash; written by the agent).
+pub const PORTS: Map = Map { name: "OVL_PORTS", capacity: 4096 };
+/// Interface index of a pod port → [`Mac`] of the pod behind it (hash; learned by `from_pod`, pruned by the agent).
+pub const POD_MACS: Map = Map { name: "OVL_POD_MACS", capacity: 4096 };
+/// Pod address → [`Endpoint`] (hash; learned by `to_pod`, pruned by the agent). Full means the slow path.
+pub const ENDPOINTS: Map = Map { name: "OVL_ENDPOINTS", capacity: 16_384 };
+/// `program × REASONS + reason` → [`Stat`] (per-CPU array; written by the programs).
+pub const STATS: Map = Map { name: "OVL_STATS", capacity: (crate::PROGRAMS * crate::REASONS) as u32 };
+
+/// Where packets for a peer's subnet go.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Remote {
+    /// The peer's address on the underlay.
+    pub node: IpKey,
+    /// A [`Travel`].
+    pub travel: u16,
+    /// The peer's tunnel MAC, zero where there is no tunnel.
+    pub vtep_mac: Mac,
+}
+
+const _: () = assert!(size_of::<Remote>() == 24);
+
+/// How packets reach one peer.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Travel {
+    /// As they are, with the peer as next hop on the underlay.
+    Direct = 0,
+    /// In VXLAN.
+    Vxlan = 1,
+}
+
+/// What the agent knows of a pod's host-side interface.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Port {
+    /// The MAC that the pod behind it uses as its gateway: the bridge's, or the interface's own without a bridge.
+    pub gateway: Mac,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// A local pod, as the kernel itself last delivered to it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Endpoint {
+    /// Host-side interface of the pod.
+    pub ifindex: u32,
+    /// The pod's MAC.
+    pub pod: Mac,
+    /// The gateway's MAC as the pod sees it.
+    pub gateway: Mac,
+}
+
+const _: () = assert!(size_of::<Endpoint>() == 16);
+
+/// One counter.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Stat {
+    /// Packets; one that carries several segments (GSO, GRO) counts once.
+    pub packets: u64,
+    /// Bytes from the link layer on, as the program first saw the packet.
+    pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn map_names_survive_the_kernel() {
+        for map in [STATE, LEASES, PORTS, POD_MACS, ENDPOINTS, STATS] {
+            assert!(map.name.len() <= 15, "{} is cut at 15 bytes", map.name);
+        }
+    }
+}

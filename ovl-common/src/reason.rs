@@ -1,0 +1,116 @@
+//! What the programs decided, and why: one list for both sides.
+
+/// A program of the data plane.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Program {
+    /// Ingress of a pod's host-side interface: what the pod sends.
+    FromPod = 0,
+    /// Ingress of the underlay device: what peers send.
+    FromWire = 1,
+    /// Egress of a pod's host-side interface: what the kernel delivers to the pod.
+    ToPod = 2,
+}
+
+/// Number of programs.
+pub const PROGRAMS: usize = Program::ALL.len();
+
+impl Program {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::FromPod, Self::FromWire, Self::ToPod];
+
+    /// The name in the object file and in everything a person reads.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromPod => "from_pod",
+            Self::FromWire => "from_wire",
+            Self::ToPod => "to_pod",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($variant:ident $name:literal $meaning:literal,)*) => {
+        /// Why a program did what it did with a packet. All but the first five leave it to the kernel, untouched.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Reason { $(#[doc = $meaning] $variant,)* }
+
+        /// Number of reasons.
+        pub const REASONS: usize = Reason::ALL.len();
+
+        impl Reason {
+            /// All of them, in the order of their numbers.
+            pub const ALL: [Self; [$(stringify!($variant)),*].len()] = [$(Self::$variant),*];
+
+            /// A short name for tables and metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One sentence for a person.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    Forwarded "forwarded" "Sent to the peer's node on the fast path.",
+    Delivered "delivered" "Delivered into the pod on the fast path.",
+    Learned "learned" "The kernel delivered this packet; its pod is now known as an endpoint.",
+    Known "known" "The kernel delivered this packet to an endpoint that is known already.",
+    Mangled "mangled" "Dropped: a step failed after the headers had changed. Stays 0.",
+    NoConfig "no_config" "The agent has not written the node's configuration, or was built with other maps.",
+    Expired "expired" "The agent has not been heard of for longer than its deadline.",
+    FastPathOff "fast_path_off" "The fast path is switched off (--fast-path=off).",
+    NotIp "not_ip" "Not an IP packet of a family that is carried (ARP, IPv6, others).",
+    NotForUs "not_for_us" "Addressed to another host or to a group on the link.",
+    Short "short" "The packet ends before its headers do.",
+    BadHeader "bad_header" "An IP version or header length that is not what it should be.",
+    BadLength "bad_length" "A length field that disagrees with the packet.",
+    Options "options" "IP options.",
+    Fragment "fragment" "A fragment.",
+    Ttl "ttl" "A TTL of 1 or 0: the kernel answers it.",
+    Protocol "protocol" "Neither TCP, UDP nor ICMP echo.",
+    TcpFlags "tcp_flags" "A TCP packet with SYN, FIN or RST: the connection changes its state.",
+    StrictConntrack "strict_conntrack" "TCP, which conntrack would call invalid after the fast path: nf_conntrack_tcp_be_liberal is 0.",
+    NotOverlay "not_overlay" "The destination is in no peer's subnet.",
+    UnknownSource "unknown_source" "The source is no known endpoint on this interface.",
+    NotToGateway "not_to_gateway" "Not addressed to the pod's gateway.",
+    MovedSource "moved_source" "The source was known on another interface; that entry is forgotten.",
+    Oversize "oversize" "Larger than the path takes.",
+    NoRoom "no_room" "The kernel refused to make room for the outer headers, or to strip them.",
+    NotTunnel "not_tunnel" "An underlay packet that is neither of this tunnel nor for a pod.",
+    TunnelFlags "tunnel_flags" "A VXLAN header with flags or reserved bits that are not ours to interpret.",
+    OtherVni "other_vni" "A VXLAN packet of another network.",
+    InnerMac "inner_mac" "The inner frame is not addressed to this node's tunnel device.",
+    WrongNode "wrong_node" "The outer source is not the node that holds the inner source's subnet.",
+    UnknownPod "unknown_pod" "The destination is no known endpoint yet.",
+    Ecn "ecn" "An ECN combination that RFC 6040 wants logged or dropped.",
+    NotPort "not_port" "The interface is not one of the pod ports the agent named.",
+    NotRouted "not_routed" "Delivered by the bridge, not through the gateway.",
+    Flooded "flooded" "Not addressed to the pod behind this port: the bridge flooded it.",
+    Full "full" "The endpoint map is full.",
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn numbers_follow_the_order_and_names_are_distinct() {
+        let mut names = BTreeSet::new();
+        for (number, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number);
+            assert!(names.insert(reason.name()), "{} stands twice", reason.name());
+        }
+        for (number, program) in Program::ALL.into_iter().enumerate() {
+            assert_eq!(program as usize, number);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What the programs learn from the packets that the kernel carries: which pod is behind which interface.
+//!
+//! An endpoint is learned only when three things agree: the kernel itself routed a packet for the address out of this
+//! interface (`to_pod` runs on its egress), the frame came from the gateway, and it is addressed to the MAC that
+//! last sent on this interface. The last one matters because a bridge floods frames for a MAC it has forgotten to
+//! all its ports, and bridges forget pods whose every packet takes the fast path.
+
+use ovl_common::wire::{ETHERTYPE_IPV4, Ethernet, Ipv4};
+use ovl_common::{Endpoint, IpKey, Reason};
+
+use crate::active::{active, is_local};
+use crate::packet::{IP, Packet};
+use crate::tables::Tables;
+use crate::verdict::{Verdict, is_group};
+
+/// Notes the MAC of the pod behind the interface that `packet` came in on.
+#[inline(always)]
+pub(crate) fn note_pod_mac<P: Packet, T: Tables>(packet: &P, tables: &T) {
+    let Ok(ethernet) = packet.at::<Ethernet>(0) else { return };
+    if is_group(ethernet.source) {
+        return;
+    }
+    let ifindex = packet.ifindex();
+    if tables.pod_mac(ifindex) != Some(&ethernet.source) {
+        let mac = ethernet.source;
+        tables.learn_pod_mac(ifindex, &mac);
+    }
+}
+
+/// Decides about a packet at the egress of a pod's host-side interface: always to the kernel.
+#[inline(always)]
+pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    match learn(packet, tables) {
+        Ok(reason) | Err(reason) => Verdict::Pass(reason),
+    }
+}
+
+#[inline(always)]
+fn learn<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Reason, Reason> {
+    let config = active(tables)?;
+    if packet.ethertype() != ETHERTYPE_IPV4 {
+        return Err(Reason::NotIp);
+    }
+    packet.make_linear(IP + size_of::<Ipv4>());
+    let ifindex = packet.ifindex();
+    let port = tables.port(ifindex).ok_or(Reason::NotPort)?;
+    let ethernet = *packet.at::<Ethernet>(0)?;
+    if ethernet.source != port.gateway {
+        return Err(Reason::NotRouted);
+    }
+    if tables.pod_mac(ifindex) != Some(&ethernet.destination) {
+        return Err(Reason::Flooded);
+    }
+    let ip: &Ipv4 = packet.at(IP)?;
+    let address = IpKey::from_ipv4_octets(ip.destination);
+    if !is_local(config, address) {
+        return Err(Reason::NotOverlay);
+    }
+    let endpoint = Endpoint { ifindex, pod: ethernet.destination, gateway: ethernet.source };
+    if tables.endpoint(address) == Some(&endpoint) {
+        Ok(Reason::Known)
+    } else if tables.learn_endpoint(address, &endpoint) {
+        Ok(Reason::Learned)
+    } else {
+        Err(Reason::Full)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ovl_common::{Mac, Travel};
+
+    use super::*;
+    use crate::testing::{
+        Frame, GATEWAY, PEER_POD, POD, POD_MAC, POD_PORT, endpoint, from_pod_frame, tables, udp,
+    };
+
+    fn delivery() -> Frame {
+        Frame::new(POD_PORT, udp(PEER_POD, POD, (GATEWAY, POD_MAC), 10))
+    }
+
+    #[test]
+    fn a_pod_is_learned_once_it_sent_and_was_delivered_to() {
+        let tables = tables(Travel::Vxlan);
+        tables.forget_endpoint(IpKey::from_ipv4_octets(POD));
+        assert_eq!(to_pod(&mut delivery(), &tables), Verdict::Pass(Reason::Flooded), "it has not sent yet");
+        let sent = crate::egress::from_pod(&mut from_pod_frame(), &tables);
+        assert_eq!(sent, Verdict::Pass(Reason::UnknownSource));
+        assert_eq!(to_pod(&mut delivery(), &tables), Verdict::Pass(Reason::Learned));
+        assert_eq!(tables.endpoint_of(POD), Some(endpoint()));
+        assert_eq!(to_pod(&mut delivery(), &tables), Verdict::Pass(Reason::Known));
+    }
+
+    #[test]
+    fn what_proves_nothing_teaches_nothing() {
+        type Change = fn(&mut Frame);
+        let table: [(&str, Change, Reason); 6] = [
+            ("not ip", |f| f.change::<Ethernet>(0, |e| e.ethertype = [8, 6]), Reason::NotIp),
+            ("short", |f| f.bytes.truncate(20), Reason::Short),
+            ("no port", |f| f.ifindex = 99, Reason::NotPort),
+            ("bridged", |f| f.change::<Ethernet>(0, |e| e.source = Mac([2; 6])), Reason::NotRouted),
+            ("flooded", |f| f.change::<Ethernet>(0, |e| e.destination = Mac([2; 6])), Reason::Flooded),
+            ("nested", |f| f.change::<Ipv4>(IP, |i| i.destination = [172, 16, 0, 1]), Reason::NotOverlay),
+        ];
+        for (name, change, reason) in table {
+            let tables = tables(Travel::Vxlan);
+            tables.forget_endpoint(IpKey::from_ipv4_octets(POD));
+            tables.learn_pod_mac(POD_PORT, &POD_MAC);
+            let mut frame = delivery();
+            change(&mut frame);
+            let before = frame.bytes.clone();
+            assert_eq!(to_pod(&mut frame, &tables), Verdict::Pass(reason), "{name}");
+            assert_eq!(frame.bytes, before, "{name}");
+            assert_eq!(tables.endpoint_of(POD), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_full_table_is_said_so() {
+        let mut tables = tables(Travel::Vxlan);
+        tables.forget_endpoint(IpKey::from_ipv4_octets(POD));
+        tables.learn_pod_mac(POD_PORT, &POD_MAC);
+        tables.full = true;
+        assert_eq!(to_pod(&mut delivery(), &tables), Verdict::Pass(Reason::Full));
+    }
+
+    #[test]
+    fn a_group_address_is_nobodys() {
+        let tables = tables(Travel::Vxlan);
+        let mut frame = from_pod_frame();
+        frame.change::<Ethernet>(0, |ethernet| {
+            ethernet.source = Mac([0xff; 6]);
+            ethernet.ethertype = [8, 6];
+        });
+        let _passed = crate::egress::from_pod(&mut frame, &tables);
+        assert_eq!(tables.pod_mac_of(POD_PORT), None);
+    }
+}

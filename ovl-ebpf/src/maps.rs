@@ -1,0 +1,96 @@
+//! Every map, and the packet path's view of them.
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use ovl_common::{
+    Config, ENDPOINTS, Endpoint, IpKey, LEASES, Mac, POD_MACS, PORTS, Port, Program, REASONS, Reason, Remote,
+    STATE, STATS, Stat,
+};
+use ovl_ebpf::tables::Tables;
+
+#[map]
+static OVL_STATE: Array<Config> = Array::with_max_entries(STATE.capacity, 0);
+#[map]
+static OVL_LEASES: LpmTrie<IpKey, Remote> = LpmTrie::with_max_entries(LEASES.capacity, BPF_F_NO_PREALLOC);
+#[map]
+static OVL_PORTS: HashMap<u32, Port> = HashMap::with_max_entries(PORTS.capacity, 0);
+#[map]
+static OVL_POD_MACS: HashMap<u32, Mac> = HashMap::with_max_entries(POD_MACS.capacity, 0);
+#[map]
+static OVL_ENDPOINTS: HashMap<IpKey, Endpoint> = HashMap::with_max_entries(ENDPOINTS.capacity, 0);
+#[map]
+static OVL_STATS: PerCpuArray<Stat> = PerCpuArray::with_max_entries(STATS.capacity, 0);
+
+/// The maps behind the packet path's questions.
+pub(crate) struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn config(&self) -> Option<&Config> {
+        OVL_STATE.get(0)
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: takes no argument and only reads the clock.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn remote(&self, address: IpKey) -> Option<&Remote> {
+        OVL_LEASES.get(Key::new(128, address))
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, address: IpKey) -> Option<&Endpoint> {
+        // SAFETY: plain bytes, of which any pattern is valid. A row that is replaced while we read it (the kernel
+        // re-uses the memory of deleted rows) can at worst yield the row of another pod for this one packet of a
+        // pod that is just going away; its address no longer matches, and its network stack drops it.
+        unsafe { OVL_ENDPOINTS.get(address) }
+    }
+
+    #[inline(always)]
+    fn learn_endpoint(&self, address: IpKey, endpoint: &Endpoint) -> bool {
+        OVL_ENDPOINTS.insert(address, endpoint, u64::from(BPF_ANY)).is_ok()
+    }
+
+    #[inline(always)]
+    fn forget_endpoint(&self, address: IpKey) {
+        // Absent is as good.
+        let _absent = OVL_ENDPOINTS.remove(address);
+    }
+
+    #[inline(always)]
+    fn port(&self, ifindex: u32) -> Option<&Port> {
+        // SAFETY: plain bytes, of which any pattern is valid; a torn row fails the comparison it is read for.
+        unsafe { OVL_PORTS.get(ifindex) }
+    }
+
+    #[inline(always)]
+    fn pod_mac(&self, ifindex: u32) -> Option<&Mac> {
+        // SAFETY: as for `port`.
+        unsafe { OVL_POD_MACS.get(ifindex) }
+    }
+
+    #[inline(always)]
+    fn learn_pod_mac(&self, ifindex: u32, mac: &Mac) {
+        // A full table only means that the pods on further interfaces are never learned.
+        let _full = OVL_POD_MACS.insert(ifindex, mac, u64::from(BPF_ANY));
+    }
+}
+
+/// Adds one packet to a program's counter for a reason.
+#[inline(always)]
+pub(crate) fn count(program: Program, reason: Reason, bytes: usize) {
+    let row = program as u32 * REASONS as u32 + reason as u32;
+    if let Some(stat) = OVL_STATS.get_ptr_mut(row) {
+        // SAFETY: the row is this CPU's own, and a program is not interrupted by another run of itself on it.
+        unsafe {
+            (*stat).packets += 1;
+            (*stat).bytes += bytes as u64;
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The entry points. They only translate.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use ovl_common::Program;
+use ovl_ebpf::egress::from_pod as decide_from_pod;
+use ovl_ebpf::ingress::from_wire as decide_from_wire;
+use ovl_ebpf::learn::to_pod as decide_to_pod;
+use ovl_ebpf::packet::Packet as _;
+use ovl_ebpf::verdict::Verdict;
+
+use crate::context::{Skb, redirect_neigh, redirect_peer};
+use crate::maps::{Maps, count};
+
+/// Ingress of a pod's host-side interface.
+#[classifier]
+pub(crate) fn from_pod(context: TcContext) -> i32 {
+    let mut packet = Skb::new(context.as_ptr().cast());
+    let bytes = packet.length();
+    act(Program::FromPod, bytes, decide_from_pod(&mut packet, &Maps))
+}
+
+/// Ingress of the underlay device.
+#[classifier]
+pub(crate) fn from_wire(context: TcContext) -> i32 {
+    let mut packet = Skb::new(context.as_ptr().cast());
+    let bytes = packet.length();
+    act(Program::FromWire, bytes, decide_from_wire(&mut packet, &Maps))
+}
+
+/// Egress of a pod's host-side interface.
+#[classifier]
+pub(crate) fn to_pod(context: TcContext) -> i32 {
+    let mut packet = Skb::new(context.as_ptr().cast());
+    let bytes = packet.length();
+    act(Program::ToPod, bytes, decide_to_pod(&mut packet, &Maps))
+}
+
+#[inline(always)]
+fn act(program: Program, bytes: usize, verdict: Verdict) -> i32 {
+    count(program, verdict.reason(), bytes);
+    match verdict {
+        // Not TC_ACT_OK, which would end the chain and keep other programs and filters from seeing the packet.
+        Verdict::Pass(_) => TC_ACT_UNSPEC,
+        Verdict::Drop(_) => TC_ACT_SHOT,
+        Verdict::Send { ifindex, next_hop } => redirect_neigh(ifindex, next_hop),
+        Verdict::Deliver { ifindex } => redirect_peer(ifindex),
+    }
+}
+
+/// The helpers this object calls are for programs under a GPL-compatible licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,43 @@
+//! What a program decided.
+
+use ovl_common::{Mac, Reason};
+
+/// The fate of a packet. Every one has a [`Reason`], which the entry point counts.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// To the kernel, untouched.
+    Pass(Reason),
+    /// Nowhere.
+    Drop(Reason),
+    /// Out of the underlay interface; the kernel finds the next hop's MAC.
+    Send {
+        /// The interface.
+        ifindex: u32,
+        /// The next hop, where it is not for the kernel's routes to say.
+        next_hop: Option<[u8; 4]>,
+    },
+    /// Into the pod behind the host-side interface.
+    Deliver {
+        /// The interface.
+        ifindex: u32,
+    },
+}
+
+impl Verdict {
+    /// What to count it as.
+    #[inline(always)]
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Pass(reason) | Self::Drop(reason) => reason,
+            Self::Send { .. } => Reason::Forwarded,
+            Self::Deliver { .. } => Reason::Delivered,
+        }
+    }
+}
+
+/// Whether `mac` names a group of stations (IEEE 802 group bit), which no pod and no tunnel device is.
+#[inline(always)]
+pub(crate) fn is_group(mac: Mac) -> bool {
+    mac.0[0] & 1 != 0
+}

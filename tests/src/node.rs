@@ -1,0 +1,173 @@
+//! A node: a network namespace with `eth0` on the underlay, and its own `/sys`, as a machine would have.
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+
+use crate::background::Background;
+use crate::command::{Cmd, Place};
+use crate::links;
+use crate::netns::Netns;
+use crate::pod::Pod;
+use crate::subnet::SubnetEnv;
+use crate::wait::wait_for;
+
+/// The pod bridge, named as the CNI bridge plugin names it.
+pub const POD_BRIDGE: &str = "cni0";
+
+/// A node of the cluster.
+#[derive(Debug)]
+pub struct Node {
+    name: String,
+    netns: Netns,
+    mounts: File,
+    address: Ipv4Addr,
+    dir: PathBuf,
+    traits: Traits,
+    next_pod: AtomicU32,
+}
+
+/// What all namespaces of a topology have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traits {
+    pub(crate) mtu: u32,
+    pub(crate) ipv6: bool,
+    pub(crate) plain_packets: bool,
+}
+
+impl Node {
+    /// Creates the namespace; the topology then plugs `eth0` in and calls [`Node::bring_up`].
+    pub(crate) fn create(
+        prefix: &str,
+        name: &str,
+        address: Ipv4Addr,
+        dir: &Path,
+        traits: Traits,
+    ) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("create the node's directory {}", dir.display()))?;
+        let netns = Netns::create(&format!("{prefix}-{name}"))?;
+        netns.sysctl(&[
+            "net.ipv4.ip_forward=1",
+            "net.ipv4.conf.all.rp_filter=0",
+            "net.ipv4.conf.default.rp_filter=0",
+        ])?;
+        traits.quiet_ipv6(&netns)?;
+        let mounts = own_sys(&netns)?;
+        Ok(Self {
+            name: name.to_owned(),
+            netns,
+            mounts,
+            address,
+            dir: dir.to_owned(),
+            traits,
+            next_pod: AtomicU32::new(0),
+        })
+    }
+
+    /// Gives `eth0` its MTU, address and default route.
+    pub(crate) fn bring_up(&self, gateway: Ipv4Addr) -> Result<()> {
+        self.netns.ip(&format!("link set eth0 mtu {} up", self.traits.mtu))?;
+        self.netns.ip(&format!("address add {}/24 dev eth0", self.address))?;
+        // Nobody answers there without a switch, but every real node has a default route and agents look for one.
+        self.netns.ip(&format!("route add default via {gateway} dev eth0"))?;
+        if self.traits.plain_packets {
+            links::make_packets_plain(&self.netns, "eth0")?;
+        }
+        Ok(())
+    }
+
+    /// The short name, such as `node1`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The network namespace.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// The address of `eth0`.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// The node's directory on the host, for logs, sockets and `subnet.env`.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Inside the node: its network, and its own `/sys` with a BPF file system that outlives every agent.
+    pub fn place(&self) -> Place {
+        let mounts = format!("/proc/{}/fd/{}", std::process::id(), self.mounts.as_raw_fd());
+        self.netns.place().with_mounts(Path::new(&mounts))
+    }
+
+    /// Starts to describe a command that runs inside the node.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Cmd {
+        self.place().command(program)
+    }
+
+    /// Adds a pod with the next free address of `subnet`.
+    pub fn add_pod(&self, name: &str, subnet: &SubnetEnv) -> Result<Pod> {
+        self.add_pod_at(name, subnet, self.next_pod.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Adds a pod at a chosen place of `subnet`, counted from zero: for tests that use an address again.
+    pub fn add_pod_at(&self, name: &str, subnet: &SubnetEnv, index: u32) -> Result<Pod> {
+        self.next_pod.fetch_max(index + 1, Ordering::Relaxed);
+        self.ensure_bridge(subnet)?;
+        Pod::create(self, name, subnet, index, self.traits)
+            .with_context(|| format!("add pod {name} to {}", self.name))
+    }
+
+    /// Leaves the node in place when the guard goes away.
+    pub fn keep(&mut self) {
+        self.netns.keep();
+    }
+
+    /// Makes `cni0` as the bridge plugin does when the first pod comes.
+    fn ensure_bridge(&self, subnet: &SubnetEnv) -> Result<()> {
+        if links::exists(&self.netns, POD_BRIDGE)? {
+            return Ok(());
+        }
+        self.netns.ip(&format!("link add {POD_BRIDGE} mtu {} type bridge", subnet.mtu))?;
+        // A bridge without an address of its own takes its ports' lowest and changes it as pods come and go, while pods
+        // remember the old one.
+        let mac = links::mac(&self.netns, POD_BRIDGE)?;
+        self.netns.ip(&format!("link set {POD_BRIDGE} address {mac} up"))?;
+        self.netns.ip(&format!("address add {}/{} dev {POD_BRIDGE}", subnet.gateway, subnet.prefix_len))?;
+        Ok(())
+    }
+}
+
+impl Traits {
+    /// Keeps IPv6's own chatter out of counters and captures, unless the topology wants IPv6.
+    pub(crate) fn quiet_ipv6(self, netns: &Netns) -> Result<()> {
+        if self.ipv6 {
+            return Ok(());
+        }
+        netns.sysctl(&["net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"])
+    }
+}
+
+/// A mount namespace with the `/sys` of `netns` and a BPF file system, held by the returned descriptor.
+fn own_sys(netns: &Netns) -> Result<File> {
+    const SCRIPT: &str =
+        "mount -t sysfs sysfs /sys && mount -t bpf bpf /sys/fs/bpf && echo mounted && exec sleep infinity";
+    let command = netns.command("unshare").words("--mount --propagation slave -- sh -c").arg(SCRIPT);
+    let mut holder = Background::start_unnamed(&command)?;
+    wait_for("the node's own /sys", Duration::from_secs(10), || {
+        Ok(holder.log().contains("mounted") || holder.try_status()?.is_some())
+    })?;
+    let pid = holder.pid().context("the holder of the mounts has no process id")?;
+    let mounts = File::open(format!("/proc/{pid}/ns/mnt"))
+        .with_context(|| format!("mount /sys for {}: {}", netns.name(), holder.log().trim()))?;
+    holder.stop(Signal::SIGKILL, Duration::from_secs(5))?;
+    Ok(mounts)
+}

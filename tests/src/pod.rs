@@ -1,0 +1,102 @@
+//! A pod: a network namespace plugged into its node's pod bridge, as the CNI bridge plugin does it.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::links;
+use crate::netns::Netns;
+use crate::node::{Node, POD_BRIDGE, Traits};
+use crate::subnet::SubnetEnv;
+use crate::wait::wait_for;
+
+/// A pod; dropping it removes its namespace.
+#[derive(Debug)]
+pub struct Pod {
+    label: String,
+    netns: Netns,
+    address: Ipv4Addr,
+    node: String,
+    host_interface: String,
+}
+
+impl Pod {
+    pub(crate) fn create(
+        node: &Node,
+        name: &str,
+        subnet: &SubnetEnv,
+        index: u32,
+        traits: Traits,
+    ) -> Result<Self> {
+        let netns = Netns::create(&format!("{}-{name}", node.netns().name()))?;
+        traits.quiet_ipv6(&netns)?;
+        let host_interface = format!("veth{index}");
+        let (address, mtu) = (subnet.pod_address(index), subnet.mtu);
+        node.netns().ip(&format!(
+            "link add {host_interface} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}",
+            netns.name()
+        ))?;
+        node.netns().ip(&format!("link set {host_interface} master {POD_BRIDGE} up"))?;
+        netns.ip("link set eth0 up")?;
+        netns.ip(&format!("address add {address}/{} dev eth0", subnet.prefix_len))?;
+        netns.ip(&format!("route add default via {} dev eth0", subnet.gateway))?;
+        if traits.plain_packets {
+            links::make_packets_plain(&netns, "eth0")?;
+            links::make_packets_plain(node.netns(), &host_interface)?;
+        }
+        wait_for_port(node.netns(), &host_interface)?;
+        announce(&netns)?;
+        let label = format!("{}/{name}", node.name());
+        Ok(Self { label, netns, address, node: node.netns().name().to_owned(), host_interface })
+    }
+
+    /// Node and pod name, such as `node1/a`.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The pod's address in the overlay.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// The network namespace.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// The name of the veth's end in the node.
+    pub fn host_interface(&self) -> &str {
+        &self.host_interface
+    }
+
+    /// Leaves the pod in place when the guard goes away.
+    pub fn keep(&mut self) {
+        self.netns.keep();
+    }
+
+    /// Removes the pod, and waits for the kernel to have removed its interface from the node: when a namespace is
+    /// merely deleted, that happens some time later.
+    pub fn remove(self) -> Result<()> {
+        crate::command::Cmd::host("ip")
+            .args(["-n", &self.node, "link", "delete", &self.host_interface])
+            .run()?;
+        Ok(())
+    }
+}
+
+/// A new port forwards nothing until the bridge has noticed its carrier.
+fn wait_for_port(node: &Netns, interface: &str) -> Result<()> {
+    wait_for(&format!("the bridge to forward for {interface}"), Duration::from_secs(5), || {
+        Ok(node.bridge(&format!("link show dev {interface}"))?.contains("state forwarding"))
+    })
+}
+
+/// Tells the neighbours the new pod's MAC address, as the bridge plugin does: they may remember an earlier pod's.
+fn announce(pod: &Netns) -> Result<()> {
+    pod.sysctl(&["net.ipv4.conf.eth0.arp_notify=1"])?;
+    // The kernel announces an address when it is set, also when it is the one the device already has.
+    pod.ip(&format!("link set eth0 address {}", links::mac(pod, "eth0")?))?;
+    Ok(())
+}

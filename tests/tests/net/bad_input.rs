@@ -1,0 +1,122 @@
+//! Bad input gets one clear line and a non-zero exit, or, at run time, a rejected item by name.
+
+use ovl_tests::agent::{Agent, AgentOptions, Store};
+use ovl_tests::artifacts;
+use ovl_tests::topology::Topology;
+use ovl_tests::traffic;
+
+use crate::overlay::{KERNEL, Overlay, SOON};
+use ovl_tests::wait::wait_for;
+
+/// Starts an agent that must not run, and returns what it said last.
+fn refused(overlay: &Overlay, options: &AgentOptions) -> String {
+    let mut agent = Agent::start(overlay.node(0), options).unwrap();
+    let status = agent.wait_exit().unwrap();
+    let log = agent.log();
+    assert!(status.code().is_some_and(|code| code != 0), "{status:?}: {log}");
+    let errors: Vec<&str> = log.lines().filter(|line| line.starts_with("error")).collect();
+    let [error] = errors[..] else { panic!("one line that starts with 'error', not {errors:#?} in {log}") };
+    error.to_owned()
+}
+
+fn assert_says(error: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(error.contains(part), "'{part}' is not in: {error}");
+    }
+}
+
+#[test]
+fn flags_that_make_no_sense_are_named() {
+    let overlay = Overlay::without_agents(Topology::builder("flags").nodes(2), "vxlan").unwrap();
+    let table: [(&str, &[&str]); 5] = [
+        ("--nonsense", &["--nonsense"]),
+        ("--mode fast", &["fast", "--mode"]),
+        ("--fast-path sometimes", &["sometimes", "--fast-path"]),
+        ("--iface eth7", &["--iface", "used multiple times"]),
+        ("--etcd-endpoints http://127.0.0.1:1", &["--store", "--etcd-endpoints"]),
+    ];
+    for (args, parts) in table {
+        assert_says(&refused(&overlay, &overlay.options(args)), parts);
+    }
+}
+
+#[test]
+fn configs_that_make_no_sense_are_named() {
+    let overlay = Overlay::without_agents(Topology::builder("config").nodes(2), "vxlan").unwrap();
+    let table: [(&str, &[&str]); 5] = [
+        ("{\"Network\": ", &["store", "JSON"]),
+        (r#"{"Network":"10.42.0.0/33","Backend":{"Type":"vxlan"}}"#, &["10.42.0.0/33", "range such as"]),
+        (r#"{"Network":"10.42.0.0/16","Backend":{"Type":"gre"}}"#, &["'gre'", "vxlan, host-gw"]),
+        (r#"{"Network":"10.42.0.0/16"}"#, &["Backend is missing"]),
+        (r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan","VNI":0}}"#, &["VNI 0"]),
+    ];
+    for (config, parts) in table {
+        overlay.store.put("config", config).unwrap();
+        assert_says(&refused(&overlay, &overlay.options(KERNEL)), parts);
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_used_is_named() {
+    let overlay = Overlay::without_agents(Topology::builder("nostore").nodes(2), "vxlan").unwrap();
+    let binary = artifacts::agent_binary().unwrap();
+    // A read-only file system: root writes through permissions, but not through this.
+    for path in ["/nonexistent/store", "/proc/sys"] {
+        let options = AgentOptions::new(binary.clone(), Store::Dir(path.into())).args(KERNEL);
+        assert_says(&refused(&overlay, &options), &[path]);
+    }
+}
+
+#[test]
+fn two_agents_with_one_public_ip() {
+    let mut overlay = Overlay::start(Topology::builder("twins").nodes(2), "vxlan", KERNEL).unwrap();
+    overlay.agents[1].terminate().unwrap();
+    let taken = overlay.node(0).address();
+    let options = overlay.options(KERNEL).public_ip(taken);
+    let mut second = Agent::start(overlay.node(1), &options).unwrap();
+    let status = second.wait_exit().unwrap();
+    assert_eq!(status.code(), Some(1));
+    let pid = overlay.agents[0].pid().unwrap().to_string();
+    assert_says(second.log().lines().last().unwrap_or_default(), &["error: ", &taken.to_string(), &pid]);
+    assert!(
+        overlay.agents[0].status().unwrap()["ready"].as_bool().unwrap(),
+        "the first one is not disturbed"
+    );
+}
+
+#[test]
+fn two_agents_for_one_device() {
+    let overlay = Overlay::start(Topology::builder("same-dev").nodes(2), "vxlan", KERNEL).unwrap();
+    let error = refused(&overlay, &overlay.options(KERNEL));
+    assert_says(&error, &["another ovl-agent already manages flannel.1"]);
+}
+
+#[test]
+fn no_free_subnet() {
+    let overlay = Overlay::without_agents(Topology::builder("full").nodes(2), "vxlan").unwrap();
+    let config = r#"{"Network":"10.42.0.0/24","SubnetLen":26,"Backend":{"Type":"vxlan"}}"#;
+    overlay.store.put("config", config).unwrap();
+    for (number, base) in [64, 128, 192].into_iter().enumerate() {
+        let lease = format!(r#"{{"PublicIP":"192.0.2.20{number}","PublicIPv6":null,"BackendType":"vxlan"}}"#);
+        overlay.store.put(&format!("subnets/10.42.0.{base}-26"), &lease).unwrap();
+    }
+    assert_says(&refused(&overlay, &overlay.options(KERNEL)), &["no free", "/26", "10.42.0.0/24"]);
+}
+
+#[test]
+fn a_lease_file_with_garbage_disturbs_nobody() {
+    let overlay = Overlay::start(Topology::builder("garbage").nodes(2), "vxlan", KERNEL).unwrap();
+    let agent = &overlay.agents[0];
+    overlay.store.put("subnets/10.42.240.0-24", "{not json").unwrap();
+    overlay.store.put("subnets/nonsense", "{}").unwrap();
+    let alien = r#"{"PublicIP":"192.0.2.77","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"x"}}"#;
+    overlay.store.put("subnets/10.42.241.0-24", alien).unwrap();
+    for name in ["10.42.240.0-24", "nonsense", "10.42.241.0-24"] {
+        Overlay::wait_for_log(agent, name).unwrap();
+    }
+    wait_for("status to list all three", SOON, || {
+        Ok(agent.status()?["rejected"].as_array().is_some_and(|rejected| rejected.len() == 3))
+    })
+    .unwrap();
+    traffic::ping_all_pairs(&overlay.pods).unwrap();
+}

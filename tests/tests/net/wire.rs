@@ -1,0 +1,111 @@
+//! What is on the wire, and whether a stock kernel understands it.
+
+use anyhow::Result;
+use ovl_tests::capture::{Capture, Pcap};
+use ovl_tests::kernel_vtep::{KernelVtep, Peer};
+use ovl_tests::links;
+use ovl_tests::pod::Pod;
+use ovl_tests::subnet::SubnetEnv;
+use ovl_tests::topology::{Builder, Topology};
+use ovl_tests::traffic;
+
+use crate::overlay::{EBPF, Overlay};
+
+/// An overlay in eBPF, and what crossed the underlay of its first node during pings and a transfer.
+fn captured(topology: Builder, backend: &str) -> (Overlay, Pcap) {
+    let overlay = Overlay::start(topology, backend, EBPF).unwrap();
+    traffic::ping_all_pairs(&overlay.pods).unwrap();
+    let before = overlay.fast(0).unwrap();
+    let file = overlay.topology.dir().join("wire.pcap");
+    let capture = Capture::start(overlay.node(0).netns(), "eth0", "", &file).unwrap();
+    traffic::ping_all_pairs(&overlay.pods).unwrap();
+    traffic::tcp_transfer(&overlay.pods[0], &overlay.pods[1], 2 << 20).unwrap();
+    traffic::tcp_transfer(&overlay.pods[1], &overlay.pods[0], 2 << 20).unwrap();
+    let after = overlay.fast(0).unwrap();
+    assert!(
+        after.0 > before.0 + 100 && after.1 > before.1 + 100,
+        "captured the fast path: {before:?} {after:?}"
+    );
+    (overlay, capture.stop().unwrap())
+}
+
+#[test]
+fn tunnel_packets_are_valid_vxlan_with_good_checksums() {
+    let (overlay, pcap) = captured(Topology::builder("wire-vx").nodes(2).plain_packets(), "vxlan");
+    let tunnel = pcap.count("vxlan").unwrap();
+    assert!(tunnel > 1000, "{tunnel} VXLAN packets");
+    assert_eq!(
+        pcap.count("vxlan && vxlan.vni == 1 && vxlan.flags == 0x0800 && udp.dstport == 8472").unwrap(),
+        tunnel
+    );
+    assert_eq!(pcap.bad_checksums().unwrap(), 0);
+    assert_eq!(pcap.count("_ws.malformed").unwrap(), 0);
+    // Nothing of the pods travels bare.
+    assert_eq!(pcap.count("ip.addr == 10.42.0.0/16 && !vxlan").unwrap(), 0);
+    // Both fast-path and kernel packets (SYN, FIN) are in there, and a peer cannot tell them apart by these.
+    for (field, values) in [("ip.ttl", "64,63"), ("ip.flags.df", "0,1")] {
+        let wrong: Vec<_> = pcap
+            .rows("vxlan && tcp", &[field])
+            .unwrap()
+            .into_iter()
+            .filter(|row| row[0] != values && row[0] != values.replace(['0', '1'], "").as_str())
+            .filter(|row| !same_flags(&row[0], values))
+            .collect();
+        assert!(wrong.is_empty(), "{field}: {:?}", wrong.first());
+    }
+    drop(overlay);
+}
+
+/// tshark prints booleans as 0/1 or False/True, by version.
+fn same_flags(have: &str, want: &str) -> bool {
+    have.replace("False", "0").replace("True", "1") == want
+}
+
+#[test]
+fn host_gw_packets_travel_bare_with_good_checksums() {
+    let (overlay, pcap) = captured(Topology::builder("wire-gw").nodes(2).plain_packets(), "host-gw");
+    assert!(pcap.count("tcp && ip.addr == 10.42.0.0/16").unwrap() > 1000);
+    assert_eq!(pcap.count("vxlan").unwrap(), 0);
+    assert_eq!(pcap.bad_checksums().unwrap(), 0);
+    assert_eq!(pcap.count("tcp && ip.ttl != 63").unwrap(), 0, "one hop is taken off by the sending node");
+    drop(overlay);
+}
+
+/// An eBPF node and one set up by hand, with a pod each.
+fn with_stock_peer(topology: Builder) -> Result<(Overlay, Vec<Pod>)> {
+    let mut overlay = Overlay::without_agents(topology, "vxlan")?;
+    let stock_subnet = SubnetEnv::by_hand("10.42.0.0/16", [10, 42, 200, 0].into(), 24, 1450);
+    let vtep = KernelVtep::create(overlay.node(1), &stock_subnet)?;
+    overlay.store.put("subnets/10.42.200.0-24", &vtep.lease_json())?;
+    let mut agent = overlay.start_agent(0, EBPF)?;
+    agent.wait_ready()?;
+    agent.wait_for_peers(1)?;
+    let subnet = agent.subnet()?;
+    vtep.add_peer(&Peer {
+        base: subnet.base(),
+        prefix_len: 24,
+        vtep_mac: links::mac(overlay.node(0).netns(), "flannel.1")?,
+        public_ip: overlay.node(0).address(),
+    })?;
+    let pods = vec![overlay.node(0).add_pod("a", &subnet)?, overlay.node(1).add_pod("a", &stock_subnet)?];
+    overlay.agents.push(agent);
+    Ok((overlay, pods))
+}
+
+#[test]
+fn a_stock_kernel_peer_is_reached_both_ways() {
+    for plain in [false, true] {
+        let topology = Topology::builder("stock").nodes(2);
+        let topology = if plain { topology.plain_packets() } else { topology };
+        let (overlay, pods) = with_stock_peer(topology).unwrap();
+        assert_eq!(traffic::ping_all_pairs(&pods).unwrap(), 2);
+        let before = overlay.fast(0).unwrap();
+        for (client, server) in [(0, 1), (1, 0)] {
+            let stream = traffic::tcp_transfer(&pods[client], &pods[server], 50 << 20).unwrap();
+            assert!(stream.bytes > 25 << 20, "{stream:?}");
+        }
+        let after = overlay.fast(0).unwrap();
+        assert!(after.0 > before.0 + 100 && after.1 > before.1 + 100, "{before:?} {after:?}");
+        drop(pods);
+    }
+}

@@ -1,0 +1,8 @@
+//! The loaded programs, packet by packet, through `BPF_PROG_TEST_RUN`.
+//!
+//! What needs a live stack (GSO, redirects, checksum offload) is in the `net` tests: a test run executes no redirect
+//! and knows no offload.
+
+mod hostile;
+mod packets;
+mod program;

@@ -1,0 +1,171 @@
+//! The programs in a network namespace of the test's own, and the maps filled as a test wants them.
+
+use std::process::Command;
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use nix::sched::{CloneFlags, unshare};
+use ovl_agent::bpf::Abi;
+use ovl_common::{
+    Config, ENDPOINTS, Endpoint, IpKey, LEASES, Mac, POD_MACS, PORTS, Port, Program, REASONS, Reason, Remote,
+    STATE, STATS, Stat, Travel,
+};
+use ovl_ebpf::testing::{
+    Frame, GATEWAY, PEER_NODE, PEER_VTEP, POD, POD_PORT, UNDERLAY, UNDERLAY_MAC, config, endpoint,
+};
+
+/// What programs return (`linux/pkt_cls.h`).
+pub const UNSPEC: i32 = -1;
+pub const REDIRECT: i32 = 7;
+
+/// What fresh headroom holds.
+pub const POISON: u8 = 0xa5;
+
+/// The three programs, loaded.
+pub struct Programs {
+    ebpf: Ebpf,
+}
+
+/// What a program made of a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Run {
+    pub action: i32,
+    pub bytes: Vec<u8>,
+    pub reason: Reason,
+}
+
+impl Programs {
+    /// Loads them and fills the maps: one peer that is reached by `travel`, and one known pod. Moves the calling
+    /// thread into a new network namespace, which has a pod port and an underlay interface.
+    pub fn load(travel: Travel) -> Self {
+        unshare(CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
+        interface(POD_PORT, "pod", GATEWAY);
+        interface(UNDERLAY, "underlay", UNDERLAY_MAC);
+        let object = ovl_tests::artifacts::bpf_object().expect("built by cargo xtask");
+        let mut ebpf =
+            EbpfLoader::new().override_global("OVL_POISON", &POISON, true).load_file(object).expect("loads");
+        for program in Program::ALL {
+            let found = ebpf.program_mut(program.name()).expect("in the object");
+            let classifier: &mut SchedClassifier = found.try_into().expect("a classifier");
+            classifier.load().expect("the verifier accepts it");
+        }
+        let mut programs = Self { ebpf };
+        // Test runs take as long as they take: the deadline has tests of its own.
+        programs.set_config(Config { deadline: u64::MAX, ..config() });
+        programs.set_remote(travel);
+        programs.set_endpoint(POD, Some(endpoint()));
+        let mut ports: HashMap<_, u32, Abi<Port>> = programs.map(PORTS.name);
+        ports.insert(POD_PORT, Abi(Port { gateway: GATEWAY, reserved: [0; 2] }), 0).expect("room");
+        programs
+    }
+
+    fn map<'a, T: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>>(
+        &'a mut self,
+        name: &str,
+    ) -> T {
+        T::try_from(self.ebpf.map_mut(name).expect("in the object")).expect("of that type")
+    }
+
+    pub fn set_config(&mut self, config: Config) {
+        let mut state: Array<_, Abi<Config>> = self.map(STATE.name);
+        state.set(0, Abi(config), 0).expect("row 0");
+    }
+
+    fn set_remote(&mut self, travel: Travel) {
+        let remote =
+            Remote { node: IpKey::from_ipv4_octets(PEER_NODE), travel: travel as u16, vtep_mac: PEER_VTEP };
+        let mut leases: LpmTrie<_, Abi<IpKey>, Abi<Remote>> = self.map(LEASES.name);
+        let key = Key::new(120, Abi(IpKey::from_ipv4_octets([10, 42, 7, 0])));
+        leases.insert(&key, Abi(remote), 0).expect("room");
+    }
+
+    pub fn set_endpoint(&mut self, address: [u8; 4], endpoint: Option<Endpoint>) {
+        let mut endpoints: HashMap<_, Abi<IpKey>, Abi<Endpoint>> = self.map(ENDPOINTS.name);
+        let key = Abi(IpKey::from_ipv4_octets(address));
+        match endpoint {
+            Some(endpoint) => endpoints.insert(key, Abi(endpoint), 0).expect("room"),
+            None => endpoints.remove(&key).expect("there was one"),
+        }
+    }
+
+    pub fn endpoint(&mut self, address: [u8; 4]) -> Option<Endpoint> {
+        let endpoints: HashMap<_, Abi<IpKey>, Abi<Endpoint>> = self.map(ENDPOINTS.name);
+        endpoints.get(&Abi(IpKey::from_ipv4_octets(address)), 0).ok().map(|Abi(endpoint)| endpoint)
+    }
+
+    pub fn pod_mac(&mut self, ifindex: u32) -> Option<Mac> {
+        let macs: HashMap<_, u32, Abi<Mac>> = self.map(POD_MACS.name);
+        macs.get(&ifindex, 0).ok().map(|Abi(mac)| mac)
+    }
+
+    /// How often a program has given a reason.
+    pub fn count(&mut self, program: Program, reason: Reason) -> u64 {
+        let stats: PerCpuArray<_, Abi<Stat>> = self.map(STATS.name);
+        let row = u32::try_from(program as usize * REASONS + reason as usize).expect("small");
+        stats.get(&row, 0).expect("in range").iter().map(|Abi(stat)| stat.packets).sum()
+    }
+
+    /// Runs a packet through a program and returns what came out, with the one reason that was counted.
+    pub fn run(&mut self, program: Program, frame: &Frame) -> Run {
+        let before = self.counts(program);
+        let (action, bytes) = self.run_uncounted(program, frame);
+        let after = self.counts(program);
+        let moved: Vec<Reason> = Reason::ALL
+            .into_iter()
+            .zip(before.iter().zip(&after))
+            .filter(|(_, (b, a))| a > b)
+            .map(|(r, _)| r)
+            .collect();
+        let [reason] = moved[..] else { panic!("{} counted {moved:?} for one packet", program.name()) };
+        Run { action, bytes, reason }
+    }
+
+    /// Whether the kernel takes the packet for a test run: since 6.17 it refuses frames that end within their IP
+    /// header. The library's own tests have those.
+    pub fn takes(frame: &Frame) -> bool {
+        let shortest = match frame.bytes.get(12..14) {
+            Some([0x08, 0x00]) => 14 + 20,
+            Some([0x86, 0xdd]) => 14 + 40,
+            _ => 15,
+        };
+        frame.bytes.len() >= shortest
+    }
+
+    /// The same without asking for the reason, which costs a system call per counter.
+    pub fn run_uncounted(&mut self, program: Program, frame: &Frame) -> (i32, Vec<u8>) {
+        let mut context = [0u8; CONTEXT];
+        context[IFINDEX..IFINDEX + 4].copy_from_slice(&frame.ifindex.to_ne_bytes());
+        let mut out = vec![0; frame.bytes.len() + 256];
+        let found = self.ebpf.program_mut(program.name()).expect("in the object");
+        let classifier: &mut SchedClassifier = found.try_into().expect("a classifier");
+        let result = classifier
+            .test_run(TestRunOptions {
+                data_in: Some(&frame.bytes),
+                data_out: Some(&mut out),
+                ctx_in: Some(&context),
+                ..TestRunOptions::default()
+            })
+            .expect("the kernel runs it");
+        out.truncate(result.data_size_out as usize);
+        (result.return_value.cast_signed(), out)
+    }
+
+    fn counts(&mut self, program: Program) -> Vec<u64> {
+        Reason::ALL.into_iter().map(|reason| self.count(program, reason)).collect()
+    }
+}
+
+/// Size of `struct __sk_buff`, and where its `ifindex` is (`linux/bpf.h`).
+const CONTEXT: usize = 192;
+const IFINDEX: usize = 40;
+
+fn interface(index: u32, name: &str, mac: Mac) {
+    let (index, mac) = (index.to_string(), mac.to_string());
+    let peer = format!("{name}-peer");
+    let arguments =
+        ["link", "add", name, "index", &index, "address", &mac, "type", "veth", "peer", "name", &peer];
+    let output = Command::new("ip").args(arguments).output().expect("ip is installed");
+    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,171 @@
+//! `cargo xtask demo`: a cluster on this machine that shows that the overlay works, and how fast.
+
+mod cluster;
+mod measure;
+mod path;
+mod report;
+mod state;
+mod table;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use ovl_tests::artifacts;
+
+use crate::demo::cluster::Cluster;
+use crate::demo::measure::Measurement;
+use crate::demo::state::State;
+use crate::toolchain::Wanted;
+use crate::{ebpf, machine, setup, shell};
+
+/// Options of `demo`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// How many nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=100))]
+    nodes: u8,
+    /// Where the leases live: a directory, or a real etcd.
+    #[arg(long, value_enum, default_value_t = StoreKind::Dir)]
+    store: StoreKind,
+    /// How packets travel between the nodes.
+    #[arg(long, value_enum, default_value_t = Backend::Vxlan)]
+    backend: Backend,
+    /// Who moves the packets: BPF programs (compared with the kernel), or the kernel alone.
+    #[arg(long, value_enum, default_value_t = Mode::Ebpf)]
+    mode: Mode,
+    /// How often to measure; the table shows medians.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=100))]
+    rounds: u8,
+    /// Leaves everything running, and says how to look around.
+    #[arg(long)]
+    keep: bool,
+    /// Removes what an earlier `--keep` (or a killed demo) left, and does nothing else.
+    #[arg(long, exclusive = true)]
+    remove: bool,
+}
+
+/// The stores the demo can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum StoreKind {
+    /// A directory.
+    Dir,
+    /// A real etcd on the underlay.
+    Etcd,
+}
+
+/// The backends the demo can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    /// VXLAN on UDP port 8472.
+    Vxlan,
+    /// Plain routes: all nodes share a network.
+    HostGw,
+}
+
+/// Who moves the packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// The BPF programs.
+    Ebpf,
+    /// The kernel's devices, routing and netfilter.
+    Kernel,
+}
+
+/// Runs the demo, or removes an earlier one.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    machine::require_root("the demo")?;
+    if options.remove {
+        return state::remove();
+    }
+    prepare(options)?;
+    let state = State::begin()?;
+    match show(options, &state) {
+        Ok(pairs) => {
+            if options.keep { state.keep() } else { state.end() }?;
+            println!(
+                "demo ok: {} nodes, {pairs} pod pairs reachable, mode {}",
+                options.nodes,
+                options.mode.name()
+            );
+            Ok(())
+        }
+        Err(error) => {
+            // What the guards could not remove; the reason for the failure is worth more than a failure here.
+            if let Err(left) = state.end() {
+                eprintln!("could not clean up: {left:#}");
+            }
+            Err(error)
+        }
+    }
+}
+
+fn prepare(options: &Options) -> Result<()> {
+    setup::ensure(match options.store {
+        StoreKind::Dir => &[setup::NETWORK],
+        StoreKind::Etcd => &[setup::NETWORK, setup::ETCD],
+    })?;
+    ebpf::build(Wanted::Auto)?;
+    shell::step("building the agent (a minute or two the first time)");
+    shell::run(shell::cargo().args(["build", "--release", "--quiet", "-p", "ovl-agent"]))
+        .context("build the agent")
+}
+
+/// The demo itself; returns the number of pod pairs that reach each other.
+fn show(options: &Options, state: &State) -> Result<usize> {
+    shell::step(&format!(
+        "{} nodes, store {}, backend {}",
+        options.nodes,
+        options.store.name(),
+        options.backend.name()
+    ));
+    let agent = artifacts::target().join("release/ovl-agent");
+    let mut cluster = Cluster::start(options, agent, state)?;
+    report::leases(&cluster)?;
+
+    let pairs = cluster.ping_all()?;
+    println!("    mode {}: {pairs} pod pairs reachable", options.mode.name());
+    let measurement = Measurement::run(&mut cluster, options)?;
+    report::figures(&measurement, options.backend);
+    measurement.verify(options.backend)?;
+
+    if options.keep {
+        report::look_around(&cluster);
+        cluster.detach();
+    }
+    Ok(pairs)
+}
+
+impl StoreKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dir => "dir",
+            Self::Etcd => "etcd",
+        }
+    }
+}
+
+impl Backend {
+    /// As the network config spells it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Vxlan => "vxlan",
+            Self::HostGw => "host-gw",
+        }
+    }
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ebpf => "ebpf",
+            Self::Kernel => "kernel",
+        }
+    }
+
+    /// The agent's flags. Strict, so that no fallback passes for the real thing.
+    fn flags(self) -> &'static str {
+        match self {
+            Self::Ebpf => "--mode ebpf --strict --fast-path always",
+            Self::Kernel => "--mode kernel",
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The demo's measurements: a TCP stream and request/response between the pods of the first two nodes.
+
+use anyhow::{Context as _, Result};
+use ovl_tests::traffic::{self, RequestResponse, Stream};
+
+use super::cluster::Cluster;
+use super::path::{self, Path};
+use super::{Backend, Mode, Options};
+use crate::shell;
+
+const STREAM_SECONDS: u32 = 3;
+const REQUEST_SECONDS: u32 = 2;
+
+/// What was measured in one mode in one round.
+pub(super) struct Sample {
+    stream: Stream,
+    stream_path: Path,
+    requests: RequestResponse,
+    requests_path: Path,
+}
+
+/// All samples, by mode.
+pub(super) struct Measurement {
+    pub(super) kernel: Vec<Sample>,
+    pub(super) ebpf: Vec<Sample>,
+}
+
+impl Measurement {
+    /// Measures. In ebpf mode kernel and ebpf take turns, so that both meet the same moods of the machine; the agents
+    /// end in the mode that was asked for.
+    pub(super) fn run(cluster: &mut Cluster, options: &Options) -> Result<Self> {
+        let mut measurement = Self { kernel: Vec::new(), ebpf: Vec::new() };
+        for round in 1..=options.rounds {
+            shell::step(&format!("measuring, round {round} of {}", options.rounds));
+            match options.mode {
+                Mode::Kernel => measurement.kernel.push(sample(cluster, options.backend)?),
+                Mode::Ebpf => {
+                    cluster.restart_agents(Mode::Kernel).context("restart the agents in kernel mode")?;
+                    measurement.kernel.push(sample(cluster, options.backend)?);
+                    cluster.restart_agents(Mode::Ebpf).context("restart the agents in ebpf mode")?;
+                    measurement.ebpf.push(sample(cluster, options.backend)?);
+                }
+            }
+        }
+        cluster.ping_all()?;
+        Ok(measurement)
+    }
+
+    /// Checks that every sample took the path that its column claims.
+    pub(super) fn verify(&self, backend: Backend) -> Result<()> {
+        for sample in &self.kernel {
+            path::expect_kernel("the TCP stream", &sample.stream_path, backend)?;
+            path::expect_kernel("the requests", &sample.requests_path, backend)?;
+        }
+        for sample in &self.ebpf {
+            path::expect_fast("the TCP stream", &sample.stream_path, path::packets_of(sample.stream.bytes))?;
+            path::expect_fast("the requests", &sample.requests_path, sample.requests.requests)?;
+        }
+        Ok(())
+    }
+}
+
+impl Sample {
+    pub(super) fn stream_gigabits(&self) -> f64 {
+        self.stream.bits_per_second / 1e9
+    }
+
+    pub(super) fn one_way_micros(&self) -> f64 {
+        self.requests.one_way_micros
+    }
+
+    pub(super) fn path(&self) -> Path {
+        self.stream_path + self.requests_path
+    }
+}
+
+fn sample(cluster: &Cluster, backend: Backend) -> Result<Sample> {
+    let [(client, _), (server, _)] = cluster.measured_pair()?;
+    traffic::ping(client.netns(), server.address())?;
+    let (stream, stream_path) =
+        path::observe(cluster, backend, || traffic::tcp_stream(client, server, STREAM_SECONDS))?;
+    let (requests, requests_path) =
+        path::observe(cluster, backend, || traffic::tcp_request_response(client, server, REQUEST_SECONDS))?;
+    Ok(Sample { stream, stream_path, requests, requests_path })
+}
+
+/// The median; of an even number of values the mean of the middle two. Nothing has no median.
+pub(super) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<_> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let (upper, lower) = (values.get(values.len() / 2)?, values.get((values.len() - 1) / 2)?);
+    Some(f64::midpoint(*upper, *lower))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_ignores_the_order_and_outliers() {
+        assert_eq!(median([]), None);
+        assert_eq!(median([3.0]), Some(3.0));
+        assert_eq!(median([100.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+}

@@ -1,0 +1,53 @@
+//! What a person or CI types: `cargo xtask …`.
+
+mod ci;
+mod demo;
+mod ebpf;
+mod machine;
+mod probe;
+mod remedy;
+mod setup;
+mod shell;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, shows, tests and checks ovl.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Builds the BPF object, target/ovl.bpf.o, and sets up what that needs.
+    BuildEbpf(ebpf::Options),
+    /// Starts nodes, pods and agents on this machine, shows that they reach each other, and measures how fast.
+    Demo(demo::Options),
+    /// Runs the tests, everything unless told.
+    Test(test::Options),
+    /// Runs what CI runs: format, lints, documentation, tests, a short demo.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = ovl_tests::interrupt::catch_signals().and_then(|()| match arguments.task {
+        Task::BuildEbpf(options) => ebpf::run(&options),
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Ci => ci::run(),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Programs that a task runs: with their output on the terminal, or quietly with progress and a log.
+
+use std::fs::{self, File};
+use std::io::{IsTerminal as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use ovl_tests::artifacts;
+use ovl_tests::wait::wait_for;
+
+/// Nothing a task starts takes longer, not even a cold build on one slow core.
+const DEADLINE: Duration = Duration::from_hours(2);
+const LOG_TAIL_LINES: usize = 30;
+
+/// Announces the next part of a task.
+pub(crate) fn step(what: &str) {
+    println!("==> {what}");
+}
+
+/// The cargo that runs us.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(artifacts::workspace());
+    command
+}
+
+/// Runs `command` with its output on the terminal.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let line = line_of(command);
+    let child = command.spawn().with_context(|| format!("run `{line}`"))?;
+    let status = wait(child, &line, || {})?;
+    if !status.success() {
+        bail!("`{line}` ended with {status}");
+    }
+    Ok(())
+}
+
+/// Runs `command` with its output in a log, names it and says how long it takes; the end of the log is shown when it
+/// fails.
+pub(crate) fn run_quietly(command: &mut Command, what: &str) -> Result<()> {
+    let folder = artifacts::target().join("xtask");
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let name: String =
+        what.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' }).collect();
+    let log = folder.join(format!("{}.log", name.get(..60).unwrap_or(&name)));
+    let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+    command
+        .stdin(Stdio::null())
+        .stderr(file.try_clone().context("duplicate the log's descriptor")?)
+        .stdout(file);
+    // Ctrl-C must not tear a package installation apart; it is asked to end instead.
+    command.process_group(0);
+
+    let line = line_of(command);
+    let child = command.spawn().with_context(|| format!("run `{line}`"))?;
+    let mut progress = Progress::start(what);
+    let status = wait(child, &line, || progress.tick())?;
+    progress.finish();
+    if !status.success() {
+        let text =
+            fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        let tail = lines.get(lines.len().saturating_sub(LOG_TAIL_LINES)..).unwrap_or_default().join("\n");
+        bail!("`{line}` ended with {status}; {} ends:\n{tail}", log.display());
+    }
+    Ok(())
+}
+
+/// The standard output of a command that ended well; nothing otherwise. For looking around.
+pub(crate) fn ask(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn wait(mut child: Child, line: &str, mut meanwhile: impl FnMut()) -> Result<ExitStatus> {
+    let mut status = None;
+    let waited = wait_for(&format!("`{line}` to end"), DEADLINE, || {
+        meanwhile();
+        status = child.try_wait()?;
+        Ok(status.is_some())
+    });
+    if let Err(error) = waited {
+        end(child);
+        return Err(error);
+    }
+    status.with_context(|| format!("`{line}` ended without a status"))
+}
+
+fn end(mut child: Child) {
+    use nix::sys::signal::{Signal, kill};
+    if let Ok(pid) = i32::try_from(child.id()) {
+        // Gone already is as good.
+        let _gone = kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    let _status = child.wait();
+}
+
+fn line_of(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+/// One line that grows older: rewritten every second on a terminal, repeated now and then in a log.
+struct Progress {
+    what: String,
+    start: Instant,
+    shown: Duration,
+    terminal: bool,
+}
+
+impl Progress {
+    fn start(what: &str) -> Self {
+        let terminal = std::io::stdout().is_terminal();
+        let progress = Self { what: what.to_owned(), start: Instant::now(), shown: Duration::ZERO, terminal };
+        progress.show(if terminal { "" } else { "\n" });
+        progress
+    }
+
+    fn tick(&mut self) {
+        let elapsed = self.start.elapsed();
+        let interval = Duration::from_secs(if self.terminal { 1 } else { 30 });
+        if elapsed >= self.shown + interval {
+            self.shown = elapsed;
+            self.show(if self.terminal { "" } else { "\n" });
+        }
+    }
+
+    fn finish(&self) {
+        if self.terminal || self.start.elapsed() >= Duration::from_secs(1) {
+            self.show("\n");
+        }
+    }
+
+    fn show(&self, end: &str) {
+        let seconds = self.start.elapsed().as_secs();
+        let elapsed = if seconds == 0 { "…".to_owned() } else { format!("… {seconds} s") };
+        let begin = if self.terminal { "\r" } else { "" };
+        print!("{begin}    {} {elapsed}{end}", self.what);
+        // A terminal that went away does not matter to the work.
+        let _shown = std::io::stdout().flush();
+    }
+}

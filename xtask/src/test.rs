@@ -1,0 +1,105 @@
+//! `cargo xtask test`: everything, or one suite.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use ovl_tests::artifacts;
+
+use crate::toolchain::Wanted;
+use crate::{ebpf, machine, setup, shell};
+
+/// Options of `test`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// One suite only.
+    #[arg(value_enum)]
+    suite: Option<Suite>,
+    /// Runs only tests whose names contain this.
+    filter: Option<String>,
+}
+
+/// The test suites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// Functions, on any machine.
+    Unit,
+    /// The lease stores, also against a real etcd.
+    Store,
+    /// The BPF programs, run by the kernel on packets we make. Needs root.
+    Prog,
+    /// Agents, pods and real traffic in network namespaces. Needs root.
+    Net,
+}
+
+/// Runs the suites.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let suites = options
+        .suite
+        .map_or_else(|| vec![Suite::Unit, Suite::Store, Suite::Prog, Suite::Net], |suite| vec![suite]);
+    for suite in &suites {
+        suite.check_rights()?;
+    }
+    setup::ensure(&suites.iter().flat_map(|suite| suite.tools()).copied().collect::<Vec<_>>())?;
+    // The agent has the object inside, so that even the unit tests can't be built without.
+    ebpf::build(Wanted::Auto)?;
+    for suite in suites {
+        suite.run(options.filter.as_deref())?;
+    }
+    Ok(())
+}
+
+impl Suite {
+    fn check_rights(self) -> Result<()> {
+        match self {
+            Self::Unit | Self::Store => Ok(()),
+            Self::Prog => machine::require_root("the suite prog"),
+            Self::Net => machine::require_root("the suite net"),
+        }
+    }
+
+    fn tools(self) -> &'static [&'static [setup::Tool]] {
+        match self {
+            Self::Unit | Self::Prog => &[],
+            Self::Store => &[setup::ETCD],
+            Self::Net => &[setup::NETWORK, setup::INSPECTION, setup::ETCD],
+        }
+    }
+
+    fn run(self, filter: Option<&str>) -> Result<()> {
+        match self {
+            Self::Unit => {
+                cargo_test("unit tests", "--workspace --lib --bins", "", filter)?;
+                cargo_test("examples in the documentation", "--workspace --doc", "", filter)
+            }
+            Self::Store => cargo_test("store tests", "-p ovl-tests --test store", "", filter),
+            Self::Prog => cargo_test("program tests", "-p ovl-tests --test prog", "", filter),
+            Self::Net => {
+                shell::step("building the agent");
+                shell::run(shell::cargo().args(["build", "--quiet", "-p", "ovl-agent"]))
+                    .context("build the agent")?;
+                // One at a time: they measure, and they wait with deadlines.
+                cargo_test(
+                    "network tests",
+                    "-p ovl-tests --test harness --test net",
+                    "--test-threads=1",
+                    filter,
+                )
+            }
+        }
+    }
+}
+
+fn cargo_test(what: &str, targets: &str, harness_flags: &str, filter: Option<&str>) -> Result<()> {
+    shell::step(what);
+    let mut command = shell::cargo();
+    command.args(["test", "--quiet"]).args(targets.split_whitespace()).arg("--");
+    command.args(harness_flags.split_whitespace()).args(filter);
+    name_artifacts(&mut command);
+    shell::run(&mut command)
+}
+
+fn name_artifacts(command: &mut Command) {
+    command.env(artifacts::AGENT_VARIABLE, artifacts::target().join("debug/ovl-agent"));
+    command.env(artifacts::BPF_OBJECT_VARIABLE, artifacts::target().join("ovl.bpf.o"));
+}
