@@ -41,9 +41,9 @@ const SPACING: Duration = Duration::from_millis(20);
 /// How often the programs are told that we are alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often our lease is renewed; it is good for 24 hours.
-const RENEW: Duration = Duration::from_secs(60 * 60);
+const RENEW: Duration = Duration::from_hours(1);
 /// When to try again after a renewal that failed.
-const RENEW_RETRY: Duration = Duration::from_secs(60);
+const RENEW_RETRY: Duration = Duration::from_mins(1);
 
 /// Runs the agent until it is told to stop.
 pub async fn run(args: RunArgs) -> Result<()> {

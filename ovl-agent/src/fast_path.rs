@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 use ovl_common::{ABI, Config, IPV4_BITS, IpKey, Port, Prefix, Program, Remote};
 use rtnetlink::Handle;
@@ -54,6 +54,12 @@ impl FastPath {
 
     /// Attaches the program on the underlay, which shows whether attaching works here at all.
     pub async fn attach_underlay(&mut self, node: &Node) -> Result<()> {
+        ensure!(
+            node.underlay.ethernet,
+            "attaching from_wire to {0} failed: packets of {0} have no Ethernet header, which the programs need; choose \
+             another --iface, or --mode kernel",
+            node.underlay.name
+        );
         let hooks = hooks(node, &BTreeMap::new());
         let mut attaching = self.attachments.with(&mut self.plane.programs);
         for (hook, attachment) in &hooks {
@@ -212,7 +218,17 @@ mod tests {
         let mac = Mac([2, 0, 0, 0, 0, u8::try_from(ifindex).expect("small")]);
         (
             ifindex,
-            Interface { ifindex, name: name.into(), mtu: 1450, mac, up: true, veth, peer_elsewhere, bridge },
+            Interface {
+                ifindex,
+                name: name.into(),
+                mtu: 1450,
+                mac,
+                up: true,
+                ethernet: true,
+                veth,
+                peer_elsewhere,
+                bridge,
+            },
         )
     }
 

@@ -7,7 +7,9 @@ use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
 use ovl_common::Mac;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 
 mod address;
 mod fdb;
@@ -44,6 +46,8 @@ pub struct Interface {
     pub mac: Mac,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether its packets have an Ethernet header.
+    pub ethernet: bool,
     /// Whether it is a veth.
     pub veth: bool,
     /// Whether its other end is in another namespace.
@@ -72,6 +76,7 @@ fn interface(message: &LinkMessage) -> Interface {
         mtu: 0,
         mac: Mac::default(),
         up: message.header.flags.contains(LinkFlags::Up),
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         veth: false,
         peer_elsewhere: false,
         bridge: None,

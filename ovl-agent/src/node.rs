@@ -15,6 +15,8 @@ pub struct Underlay {
     pub address: Ipv4Addr,
     /// Its MTU, bytes of IP packet.
     pub mtu: u32,
+    /// Whether its packets have an Ethernet header, which the programs read.
+    pub ethernet: bool,
 }
 
 /// This node.

@@ -55,9 +55,9 @@ pub fn render(status: &Value) -> String {
 }
 
 fn rows(status: &Value, list: &str, columns: &[&str]) -> Vec<Vec<String>> {
-    let cell = |item: &Value, column: &str| match &item[column] {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+    let cell = |item: &Value, column: &str| {
+        let value = &item[column];
+        value.as_str().map_or_else(|| value.to_string(), str::to_owned)
     };
     let items = status[list].as_array().map(Vec::as_slice).unwrap_or_default();
     items.iter().map(|item| columns.iter().map(|column| cell(item, column)).collect()).collect()

@@ -69,24 +69,28 @@ fn select(
             format!("interface {} has no IPv4 address; give it one or choose another", interface.name)
         })?,
     };
-    Ok(Underlay { name: interface.name.clone(), ifindex, address, mtu: interface.mtu })
+    Ok(Underlay {
+        name: interface.name.clone(),
+        ifindex,
+        address,
+        mtu: interface.mtu,
+        ethernet: interface.ethernet,
+    })
 }
 
 fn by_name(name: &str, interfaces: &BTreeMap<u32, Interface>) -> Result<u32> {
-    match interfaces.values().find(|interface| interface.name == name) {
-        Some(interface) => Ok(interface.ifindex),
-        None => {
-            let names: Vec<&str> = interfaces.values().map(|interface| interface.name.as_str()).collect();
-            bail!("--iface {name}: there is no such interface; this node has {}", names.join(", "))
-        }
-    }
+    let Some(interface) = interfaces.values().find(|interface| interface.name == name) else {
+        let names: Vec<&str> = interfaces.values().map(|interface| interface.name.as_str()).collect();
+        bail!("--iface {name}: there is no such interface; this node has {}", names.join(", "));
+    };
+    Ok(interface.ifindex)
 }
 
 /// The kernel's first address, a link-local one only where there is no other.
 fn first_address(ifindex: u32, addresses: &[(u32, Ipv4Net)]) -> Option<Ipv4Addr> {
     let mut mine: Vec<Ipv4Addr> =
         addresses.iter().filter(|(index, _)| *index == ifindex).map(|(_, net)| net.addr()).collect();
-    mine.sort_by_key(|address| address.is_link_local());
+    mine.sort_by_key(Ipv4Addr::is_link_local);
     mine.first().copied()
 }
 
@@ -101,6 +105,7 @@ mod tests {
             mtu: 1500,
             mac: ovl_common::Mac::default(),
             up: true,
+            ethernet: true,
             veth: false,
             peer_elsewhere: false,
             bridge: None,

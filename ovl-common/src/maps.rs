@@ -24,7 +24,7 @@ pub const POD_MACS: Map = Map { name: "OVL_POD_MACS", capacity: 4096 };
 /// Pod address → [`Endpoint`] (hash; learned by `to_pod`, pruned by the agent). Full means the slow path.
 pub const ENDPOINTS: Map = Map { name: "OVL_ENDPOINTS", capacity: 16_384 };
 /// `program × REASONS + reason` → [`Stat`] (per-CPU array; written by the programs).
-pub const STATS: Map = Map { name: "OVL_STATS", capacity: (crate::PROGRAMS * crate::REASONS) as u32 };
+pub const STATS: Map = Map { name: "OVL_STATS", capacity: crate::PROGRAMS * crate::REASONS };
 
 /// Where packets for a peer's subnet go.
 #[repr(C)]

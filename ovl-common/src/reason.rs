@@ -13,7 +13,8 @@ pub enum Program {
 }
 
 /// Number of programs.
-pub const PROGRAMS: usize = Program::ALL.len();
+#[expect(clippy::cast_possible_truncation, reason = "a handful")]
+pub const PROGRAMS: u32 = Program::ALL.len() as u32;
 
 impl Program {
     /// All of them, in the order of their numbers.
@@ -37,7 +38,8 @@ macro_rules! reasons {
         pub enum Reason { $(#[doc = $meaning] $variant,)* }
 
         /// Number of reasons.
-        pub const REASONS: usize = Reason::ALL.len();
+        #[expect(clippy::cast_possible_truncation, reason = "a few dozen")]
+        pub const REASONS: u32 = Reason::ALL.len() as u32;
 
         impl Reason {
             /// All of them, in the order of their numbers.

@@ -7,6 +7,8 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::Mac;
 
+/// EtherType of ARP.
+pub const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 /// IP protocol number of ICMP.
@@ -26,6 +28,30 @@ pub struct Ethernet {
     pub source: Mac,
     /// EtherType.
     pub ethertype: [u8; 2],
+}
+
+/// ARP for IPv4 over Ethernet (RFC 826).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Arp {
+    /// 1 for Ethernet.
+    pub hardware: [u8; 2],
+    /// EtherType of the protocol whose addresses follow.
+    pub protocol: [u8; 2],
+    /// 6.
+    pub hardware_length: u8,
+    /// 4.
+    pub protocol_length: u8,
+    /// 1 asks, 2 answers.
+    pub operation: [u8; 2],
+    /// MAC of the sender.
+    pub sender_mac: Mac,
+    /// Address of the sender.
+    pub sender: [u8; 4],
+    /// MAC of the target, where it is known.
+    pub target_mac: Mac,
+    /// Address of the target.
+    pub target: [u8; 4],
 }
 
 /// IPv4 without options (RFC 791 section 3.1).
@@ -154,6 +180,7 @@ const _: () = assert!(size_of::<VxlanOverIpv4>() == 50 && align_of::<VxlanOverIp
 
 /// Folds a sum of 16-bit words into the one's-complement sum of RFC 1071.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "two folds leave 16 bits")]
 pub const fn fold(sum: u32) -> u16 {
     let once = (sum & 0xffff) + (sum >> 16);
     ((once & 0xffff) + (once >> 16)) as u16
@@ -164,7 +191,7 @@ impl Ipv4 {
     /// one's complement sum of all 16-bit words in the header").
     #[inline(always)]
     pub fn computed_checksum(&self) -> [u8; 2] {
-        let word = |high: u8, low: u8| (high as u32) << 8 | low as u32;
+        let word = |high: u8, low: u8| u32::from(u16::from_be_bytes([high, low]));
         let [s0, s1, s2, s3] = self.source;
         let [d0, d1, d2, d3] = self.destination;
         let sum = word(self.version_and_length, self.tos)
@@ -183,7 +210,7 @@ impl Ipv4 {
     #[inline(always)]
     pub fn update_checksum(&mut self, old: u16, new: u16) {
         let checksum = u16::from_be_bytes(self.checksum);
-        let sum = (!checksum) as u32 + (!old) as u32 + new as u32;
+        let sum = u32::from(!checksum) + u32::from(!old) + u32::from(new);
         self.checksum = (!fold(sum)).to_be_bytes();
     }
 
@@ -227,7 +254,7 @@ mod tests {
     fn every_ttl_and_tos_keeps_the_checksum_right() {
         for ttl in 2..=u8::MAX {
             for tos in 0..=u8::MAX {
-                let mut ip = Ipv4 { ttl, tos, ..known() };
+                let mut ip = Ipv4 { tos, ttl, ..known() };
                 ip.checksum = ip.computed_checksum();
                 ip.decrement_ttl();
                 assert_eq!(ip.ttl, ttl - 1);

@@ -124,9 +124,10 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn random(&mut self) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "16 bits are asked for")]
+    fn random(&mut self) -> u16 {
         // SAFETY: takes no argument.
-        unsafe { bpf_get_prandom_u32() }
+        unsafe { bpf_get_prandom_u32() as u16 }
     }
 
     #[inline(always)]

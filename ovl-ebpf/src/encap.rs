@@ -8,7 +8,7 @@ use crate::packet::TUNNEL;
 
 const ECN: u8 = 0b11;
 const ECT_0: u8 = 0b10;
-const OUTER_IP_HEADER: usize = 20;
+const OUTER_IP_HEADER: u16 = 20;
 
 /// The headers that carry `inner` to `remote`. `hash` names its flow, `id` is the outer identification.
 ///
@@ -23,7 +23,7 @@ pub fn headers(
     id: u16,
 ) -> Result<VxlanOverIpv4, Reason> {
     let total_length = u16::try_from(inner.length + TUNNEL).map_err(|_over_64_kib| Reason::Oversize)?;
-    let udp_length = total_length.wrapping_sub(OUTER_IP_HEADER as u16);
+    let udp_length = total_length.wrapping_sub(OUTER_IP_HEADER);
     let mut ip = Ipv4 {
         version_and_length: 0x45,
         tos: outer_ecn(inner.tos),
@@ -67,6 +67,7 @@ fn outer_ecn(tos: u8) -> u8 {
 /// The outer source port of a flow, in `min..max`: the formula of the kernel's `udp_flow_src_port`, so that a flow
 /// keeps its port when it changes between the fast path and the kernel's device.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a 32-bit number times a 16-bit one, shifted by 32")]
 fn source_port(hash: u32, min: u16, max: u16) -> u16 {
     let mixed = hash ^ (hash << 16);
     let range = u64::from(max.saturating_sub(min));

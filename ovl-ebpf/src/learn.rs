@@ -5,7 +5,7 @@
 //! last sent on this interface. The last one matters because a bridge floods frames for a MAC it has forgotten to
 //! all its ports, and bridges forget pods whose every packet takes the fast path.
 
-use ovl_common::wire::{ETHERTYPE_IPV4, Ethernet, Ipv4};
+use ovl_common::wire::{Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, Ipv4};
 use ovl_common::{Endpoint, IpKey, Reason};
 
 use crate::active::{active, is_local};
@@ -13,17 +13,33 @@ use crate::packet::{IP, Packet};
 use crate::tables::Tables;
 use crate::verdict::{Verdict, is_group};
 
-/// Notes the MAC of the pod behind the interface that `packet` came in on.
+/// Notes the MAC of the pod behind the interface that `packet` came in on, and where an address moved to.
 #[inline(always)]
-pub(crate) fn note_pod_mac<P: Packet, T: Tables>(packet: &P, tables: &T) {
+pub(crate) fn note_sender<P: Packet, T: Tables>(packet: &mut P, tables: &T) {
+    packet.make_linear(IP + size_of::<Arp>());
     let Ok(ethernet) = packet.at::<Ethernet>(0) else { return };
     if is_group(ethernet.source) {
         return;
     }
     let ifindex = packet.ifindex();
+    heed_arp(packet, tables, ifindex);
     if tables.pod_mac(ifindex) != Some(&ethernet.source) {
         let mac = ethernet.source;
         tables.learn_pod_mac(ifindex, &mac);
+    }
+}
+
+/// A pod that says by ARP that an address is its own, which is known to be another's, has that forgotten: the kernel
+/// moves the address on such a word, too, and then decides whose it is.
+#[inline(always)]
+fn heed_arp<P: Packet, T: Tables>(packet: &P, tables: &T, ifindex: u32) {
+    if packet.ethertype() != ETHERTYPE_ARP {
+        return;
+    }
+    let Ok(arp) = packet.at::<Arp>(IP) else { return };
+    let sender = IpKey::from_ipv4_octets(arp.sender);
+    if tables.endpoint(sender).is_some_and(|known| known.ifindex != ifindex || known.pod != arp.sender_mac) {
+        tables.forget_endpoint(sender);
     }
 }
 
@@ -122,6 +138,32 @@ mod tests {
         tables.learn_pod_mac(POD_PORT, &POD_MAC);
         tables.full = true;
         assert_eq!(to_pod(&mut delivery(), &tables), Verdict::Pass(Reason::Full));
+    }
+
+    #[test]
+    fn an_address_announced_by_another_pod_is_forgotten() {
+        let table =
+            [(POD_PORT, POD_MAC, true), (POD_PORT, Mac([2; 6]), false), (POD_PORT + 1, POD_MAC, false)];
+        for (ifindex, sender_mac, known) in table {
+            let tables = tables(Travel::Vxlan);
+            let announcement = Arp {
+                hardware: [0, 1],
+                protocol: ETHERTYPE_IPV4,
+                hardware_length: 6,
+                protocol_length: 4,
+                operation: [0, 1],
+                sender_mac,
+                sender: POD,
+                target_mac: Mac([0; 6]),
+                target: POD,
+            };
+            let ethernet =
+                Ethernet { destination: Mac([255; 6]), source: sender_mac, ethertype: ETHERTYPE_ARP };
+            let bytes = [bytemuck::bytes_of(&ethernet), bytemuck::bytes_of(&announcement)].concat();
+            let mut frame = Frame::new(ifindex, bytes);
+            assert_eq!(crate::egress::from_pod(&mut frame, &tables), Verdict::Pass(Reason::NotIp));
+            assert_eq!(tables.endpoint_of(POD).is_some(), known, "port {ifindex}, {sender_mac}");
+        }
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Tables for Maps {
 /// Adds one packet to a program's counter for a reason.
 #[inline(always)]
 pub(crate) fn count(program: Program, reason: Reason, bytes: usize) {
-    let row = program as u32 * REASONS as u32 + reason as u32;
+    let row = program as u32 * REASONS + reason as u32;
     if let Some(stat) = OVL_STATS.get_ptr_mut(row) {
         // SAFETY: the row is this CPU's own, and a program is not interrupted by another run of itself on it.
         unsafe {

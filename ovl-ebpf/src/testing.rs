@@ -112,7 +112,7 @@ impl Packet for Frame {
         0x1234_5678
     }
 
-    fn random(&mut self) -> u32 {
+    fn random(&mut self) -> u16 {
         0xbeef
     }
 
@@ -258,6 +258,9 @@ pub fn tables(travel: Travel) -> Mem {
 }
 
 /// An Ethernet frame around a UDP packet with `payload` bytes.
+///
+/// # Panics
+/// Where that is more than a UDP packet can hold.
 pub fn udp(source: [u8; 4], destination: [u8; 4], macs: (Mac, Mac), payload: usize) -> Vec<u8> {
     let ethernet = Ethernet { source: macs.0, destination: macs.1, ethertype: ETHERTYPE_IPV4 };
     let length = |headers: usize| u16::try_from(headers + payload).expect("fits").to_be_bytes();
@@ -277,7 +280,7 @@ pub fn udp(source: [u8; 4], destination: [u8; 4], macs: (Mac, Mac), payload: usi
     let udp = Udp { source: [0x30, 0x39], destination: [0, 53], length: length(8), checksum: [0; 2] };
     let mut bytes =
         [bytemuck::bytes_of(&ethernet), bytemuck::bytes_of(&ip), bytemuck::bytes_of(&udp)].concat();
-    bytes.extend((0..payload).map(|index| index as u8));
+    bytes.extend((0..=u8::MAX).cycle().take(payload));
     bytes
 }
 
@@ -287,6 +290,9 @@ pub fn from_pod_frame() -> Frame {
 }
 
 /// The peer's answer in its tunnel.
+///
+/// # Panics
+/// Never: it is short.
 pub fn from_wire_frame() -> Frame {
     let inner = udp(PEER_POD, POD, (PEER_VTEP, VTEP), 100);
     let length = |headers: usize| u16::try_from(headers + inner.len()).expect("fits").to_be_bytes();

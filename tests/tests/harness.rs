@@ -82,7 +82,7 @@ fn a_capture_of_plain_packets_is_valid_vxlan() {
     traffic::tcp_transfer(&pods[0], &pods[1], 2_000_000).unwrap();
     let pcap = capture.stop().unwrap();
 
-    assert_eq!(pcap.bad_checksums().unwrap(), 0);
+    assert_eq!(pcap.bad_checksums().unwrap(), Vec::<Vec<String>>::new());
     let rows = pcap.rows("icmp.type == 8", &["ip.src", "ip.dst", "udp.dstport", "vxlan.vni"]).unwrap();
     assert_eq!(rows.first().unwrap(), &["192.0.2.11,10.42.1.2", "192.0.2.12,10.42.2.2", "8472", "1"]);
     assert!(pcap.count("tcp").unwrap() > 100);
@@ -96,7 +96,7 @@ fn a_broken_checksum_is_noticed() {
     let file = topology.dir().join("pod.pcap");
     let capture = Capture::start(pods[0].netns(), "eth0", "tcp", &file).unwrap();
     traffic::tcp_transfer(&pods[0], &pods[1], 1_000_000).unwrap();
-    assert!(capture.stop().unwrap().bad_checksums().unwrap() > 0);
+    assert!(!capture.stop().unwrap().bad_checksums().unwrap().is_empty());
 }
 
 #[test]

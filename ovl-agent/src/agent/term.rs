@@ -60,7 +60,7 @@ impl Agent {
                 self.rejected_items.push(item);
             }
             Update::ConfigChanged => {
-                info!("the network config was written; a change takes effect at the next start")
+                info!("the network config was written; a change takes effect at the next start");
             }
             Update::Unavailable(reason) => {
                 warn!("{} does not answer, all rows stay as they are: {reason}", self.store_name);
@@ -128,16 +128,14 @@ impl Agent {
                 self.held = held;
                 NextTerm::Held
             }
-            Err(error) => match error.downcast_ref::<StoreError>() {
-                Some(StoreError::Conflict(_)) => {
-                    error!("our lease {} is no longer ours: {error:#}; taking another", self.held.lease.key);
-                    NextTerm::Reacquire
-                }
-                _ => {
-                    warn!("cannot renew the lease: {error:#}; trying again in a minute");
-                    NextTerm::Retry
-                }
-            },
+            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Conflict(_))) => {
+                error!("our lease {} is no longer ours: {error:#}; taking another", self.held.lease.key);
+                NextTerm::Reacquire
+            }
+            Err(error) => {
+                warn!("cannot renew the lease: {error:#}; trying again in a minute");
+                NextTerm::Retry
+            }
         }
     }
 }

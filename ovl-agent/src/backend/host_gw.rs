@@ -16,19 +16,12 @@ impl HostGw {
     /// The name in leases.
     pub const NAME: &str = "host-gw";
 
-    pub(super) fn peer_rows(
-        &self,
-        subnet: Ipv4Net,
-        attrs: &LeaseAttrs,
-        node: &Node,
-        desired: &mut Desired,
-    ) -> Result<(), String> {
+    pub(super) fn peer_rows(subnet: Ipv4Net, attrs: &LeaseAttrs, node: &Node, desired: &mut Desired) {
         let route = Route { gateway: attrs.public_ip, device: node.underlay.name.clone(), onlink: false };
         desired.routes.insert(subnet, route);
         let remote =
             Remote { node: attrs.public_ip.into(), travel: Travel::Direct as u16, ..Remote::zeroed() };
         desired.remotes.insert(Prefix::new(subnet.addr().into(), subnet.prefix_len()), remote);
-        Ok(())
     }
 }
 

@@ -114,7 +114,7 @@ impl Vxlan {
 }
 
 /// `flannel.<VNI>`.
-pub fn device_name(vni: u32) -> String {
+fn device_name(vni: u32) -> String {
     format!("flannel.{vni}")
 }
 
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_peer_with_bad_data_is_rejected_by_name() {
         let table = [
-            (r#"{}"#, "BackendData is not vxlan's"),
+            ("{}", "BackendData is not vxlan's"),
             (r#"{"VNI":8,"VtepMAC":"02:00:00:00:00:0c"}"#, "its VNI is 8"),
             (r#"{"VNI":7,"VtepMAC":"02:00"}"#, "'02:00' is not a MAC"),
             (r#"{"VNI":7,"VtepMAC":"02:00:00:00:00:0b"}"#, "this node's own"),

@@ -27,8 +27,7 @@ pub fn counters(stats: &PerCpuArray<MapData, Abi<Stat>>) -> Result<Vec<Counter>>
     let mut counters = Vec::new();
     for program in Program::ALL {
         for reason in Reason::ALL {
-            let row = program as usize * REASONS + reason as usize;
-            let row = u32::try_from(row).context("the counter map is larger than a map can be")?;
+            let row = program as u32 * REASONS + reason as u32;
             let per_cpu = stats.get(&row, 0).context("cannot read the BPF counters")?;
             let sum = per_cpu.iter().fold(Stat::default(), |sum, Abi(stat)| Stat {
                 packets: sum.packets.wrapping_add(stat.packets),

@@ -192,10 +192,9 @@ fn vxlan(infos: &[LinkInfo]) -> Option<VxlanDevice> {
         mtu: 0,
         mac: Mac::default(),
     };
-    let data = infos.iter().find_map(|info| match info {
-        LinkInfo::Data(InfoData::Vxlan(data)) => Some(data),
-        _ => None,
-    });
+    let data = infos
+        .iter()
+        .find_map(|info| if let LinkInfo::Data(InfoData::Vxlan(data)) = info { Some(data) } else { None });
     for item in data.into_iter().flatten() {
         if let InfoVxlan::Id(vni) = item {
             device.vni = *vni;

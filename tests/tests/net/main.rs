@@ -1,5 +1,7 @@
 //! Whole nodes in network namespaces, with the agent as its users run it. Everything is judged with other tools.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
 
+mod attachments;
 mod bad_input;
 mod fallback;
 mod overlay;

@@ -13,25 +13,25 @@ use ovl_tests::topology::{Builder, Topology};
 use ovl_tests::wait::wait_for;
 
 /// The fast path for everything it can carry; no fast path is a failure.
-pub const EBPF: &str = "--mode ebpf --strict --fast-path always";
+pub(crate) const EBPF: &str = "--mode ebpf --strict --fast-path always";
 /// No fast path.
-pub const KERNEL: &str = "--mode kernel";
+pub(crate) const KERNEL: &str = "--mode kernel";
 
 /// How long anything may take that should take milliseconds.
-pub const SOON: Duration = Duration::from_secs(5);
+pub(crate) const SOON: Duration = Duration::from_secs(5);
 
 /// A running overlay. Fields are dropped in order: pods, agents, then the namespaces they are in.
-pub struct Overlay {
-    pub pods: Vec<Pod>,
-    pub agents: Vec<Agent>,
-    pub store: DirStore,
-    pub topology: Topology,
+pub(crate) struct Overlay {
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) agents: Vec<Agent>,
+    pub(crate) store: DirStore,
+    pub(crate) topology: Topology,
     binary: PathBuf,
 }
 
 impl Overlay {
     /// Starts an agent with `args` on every node, on a store of their own, and a pod behind each.
-    pub fn start(topology: Builder, backend: &str, args: &str) -> Result<Self> {
+    pub(crate) fn start(topology: Builder, backend: &str, args: &str) -> Result<Self> {
         let mut overlay = Self::without_agents(topology, backend)?;
         let nodes = overlay.topology.nodes().len();
         for index in 0..nodes {
@@ -47,7 +47,7 @@ impl Overlay {
     }
 
     /// The nodes and the store, with the network config in it.
-    pub fn without_agents(topology: Builder, backend: &str) -> Result<Self> {
+    pub(crate) fn without_agents(topology: Builder, backend: &str) -> Result<Self> {
         let topology = topology.build()?;
         let store = DirStore::create(&topology.dir().join("store"))?;
         store.put("config", &format!(r#"{{"Network":"10.42.0.0/16","Backend":{{"Type":"{backend}"}}}}"#))?;
@@ -56,28 +56,28 @@ impl Overlay {
     }
 
     /// How to start an agent on this overlay's store.
-    pub fn options(&self, args: &str) -> AgentOptions {
+    pub(crate) fn options(&self, args: &str) -> AgentOptions {
         AgentOptions::new(self.binary.clone(), Store::Dir(self.store.path().to_owned())).args(args)
     }
 
     /// Starts an agent on a node.
-    pub fn start_agent(&self, node: usize, args: &str) -> Result<Agent> {
+    pub(crate) fn start_agent(&self, node: usize, args: &str) -> Result<Agent> {
         Agent::start(self.topology.node(node)?, &self.options(args))
     }
 
     /// A node.
-    pub fn node(&self, index: usize) -> &Node {
+    pub(crate) fn node(&self, index: usize) -> &Node {
         self.topology.node(index).expect("the test asked for that many nodes")
     }
 
     /// Packets that a node's agent counted on its fast path, out and in.
-    pub fn fast(&self, node: usize) -> Result<(u64, u64)> {
+    pub(crate) fn fast(&self, node: usize) -> Result<(u64, u64)> {
         let agent = &self.agents[node];
         Ok((agent.counter("from_pod", "forwarded")?, agent.counter("from_wire", "delivered")?))
     }
 
     /// Waits until `agent`'s log says `text`.
-    pub fn wait_for_log(agent: &Agent, text: &str) -> Result<()> {
+    pub(crate) fn wait_for_log(agent: &Agent, text: &str) -> Result<()> {
         wait_for(&format!("the agent to log '{text}'"), SOON, || Ok(agent.log().contains(text)))
             .with_context(|| agent.log_tail())
     }

@@ -10,9 +10,10 @@ use ovl_tests::topology::Topology;
 use ovl_tests::traffic;
 use ovl_tests::wait::wait_for;
 
+use crate::attachments;
 use crate::overlay::{EBPF, Overlay, SOON};
 
-/// Everything that carries the overlay on a node, as `ip`, `bridge` and `bpftool` show it.
+/// Everything that carries the overlay on a node, as `ip`, `bridge` and the kernel show it.
 fn rows(node: &Node) -> Result<Vec<String>> {
     let netns = node.netns();
     let mut rows = Vec::new();
@@ -32,10 +33,8 @@ fn rows(node: &Node) -> Result<Vec<String>> {
     for line in lists.iter().flat_map(|list| list.lines()).filter(|line| line.contains("flannel.1")) {
         rows.push(line.trim().to_owned());
     }
-    let attached = node.command("bpftool").words("net show").run()?;
-    for line in attached.lines().filter(|line| line.contains("from_wire") || line.contains("_pod")) {
-        // Numbers differ from one attachment to the next.
-        rows.push(line.split_whitespace().take(3).collect::<Vec<_>>().join(" "));
+    for attached in attachments::attached(node)? {
+        rows.push(format!("{} on {}", attached.program, attached.interface));
     }
     rows.sort();
     Ok(rows)
@@ -62,7 +61,7 @@ fn whatever_is_deleted_by_hand_comes_back() {
     let netns = node.netns();
     let mac = ovl_tests::links::mac(overlay.node(1).netns(), "flannel.1").unwrap();
 
-    netns.ip(&format!("route del {}/24", base)).unwrap();
+    netns.ip(&format!("route del {base}/24")).unwrap();
     wait_for_rows(node, &whole, "the route to come back");
     netns.ip(&format!("neigh del {base} dev flannel.1")).unwrap();
     wait_for_rows(node, &whole, "the neighbour to come back");
@@ -79,24 +78,13 @@ fn whatever_is_deleted_by_hand_comes_back() {
     netns.ip("link set flannel.1 mtu 1300").unwrap();
     wait_for("the MTU to come back", SOON, || Ok(ovl_tests::links::mtu(netns, "flannel.1")? == 1450))
         .unwrap();
-    detach_everything(node).unwrap();
+    let detached = attachments::detach_everything(node).unwrap();
+    wait_for("the agent to let go of the detached links", SOON, || {
+        Ok(attachments::links_of(|_| true)?.is_disjoint(&detached))
+    })
+    .unwrap();
     wait_for_rows(node, &whole, "the attachments to come back");
     traffic::ping_all_pairs(&overlay.pods).unwrap();
-}
-
-/// Detaches every tcx link of a node's interfaces, as another tool could.
-fn detach_everything(node: &Node) -> Result<()> {
-    let shown = node.command("bpftool").words("-j net show").run()?;
-    let shown: serde_json::Value = serde_json::from_str(&shown)?;
-    let mut detached = 0;
-    for item in shown[0]["tc"].as_array().into_iter().flatten() {
-        if let Some(link) = item["link_id"].as_u64() {
-            node.command("bpftool").words(&format!("link detach id {link}")).run()?;
-            detached += 1;
-        }
-    }
-    anyhow::ensure!(detached >= 3, "bpftool shows only {detached} tcx links: {shown}");
-    Ok(())
 }
 
 #[test]

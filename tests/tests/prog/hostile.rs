@@ -33,7 +33,7 @@ fn mutate(random: &mut Random, good: &Frame) -> Frame {
             0 => 0,
             1 => 0xff,
             2 => frame.bytes[position] ^ (1 << random.below(8)),
-            _ => random.next() as u8,
+            _ => random.next().to_le_bytes()[0],
         };
     }
     match random.below(10) {

@@ -17,29 +17,29 @@ use ovl_ebpf::testing::{
 };
 
 /// What programs return (`linux/pkt_cls.h`).
-pub const UNSPEC: i32 = -1;
-pub const REDIRECT: i32 = 7;
+pub(crate) const UNSPEC: i32 = -1;
+pub(crate) const REDIRECT: i32 = 7;
 
 /// What fresh headroom holds.
-pub const POISON: u8 = 0xa5;
+pub(crate) const POISON: u8 = 0xa5;
 
 /// The three programs, loaded.
-pub struct Programs {
+pub(crate) struct Programs {
     ebpf: Ebpf,
 }
 
 /// What a program made of a packet.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Run {
-    pub action: i32,
-    pub bytes: Vec<u8>,
-    pub reason: Reason,
+pub(crate) struct Run {
+    pub(crate) action: i32,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) reason: Reason,
 }
 
 impl Programs {
     /// Loads them and fills the maps: one peer that is reached by `travel`, and one known pod. Moves the calling
     /// thread into a new network namespace, which has a pod port and an underlay interface.
-    pub fn load(travel: Travel) -> Self {
+    pub(crate) fn load(travel: Travel) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
         interface(POD_PORT, "pod", GATEWAY);
         interface(UNDERLAY, "underlay", UNDERLAY_MAC);
@@ -68,7 +68,7 @@ impl Programs {
         T::try_from(self.ebpf.map_mut(name).expect("in the object")).expect("of that type")
     }
 
-    pub fn set_config(&mut self, config: Config) {
+    pub(crate) fn set_config(&mut self, config: Config) {
         let mut state: Array<_, Abi<Config>> = self.map(STATE.name);
         state.set(0, Abi(config), 0).expect("row 0");
     }
@@ -81,7 +81,7 @@ impl Programs {
         leases.insert(&key, Abi(remote), 0).expect("room");
     }
 
-    pub fn set_endpoint(&mut self, address: [u8; 4], endpoint: Option<Endpoint>) {
+    pub(crate) fn set_endpoint(&mut self, address: [u8; 4], endpoint: Option<Endpoint>) {
         let mut endpoints: HashMap<_, Abi<IpKey>, Abi<Endpoint>> = self.map(ENDPOINTS.name);
         let key = Abi(IpKey::from_ipv4_octets(address));
         match endpoint {
@@ -90,25 +90,25 @@ impl Programs {
         }
     }
 
-    pub fn endpoint(&mut self, address: [u8; 4]) -> Option<Endpoint> {
+    pub(crate) fn endpoint(&mut self, address: [u8; 4]) -> Option<Endpoint> {
         let endpoints: HashMap<_, Abi<IpKey>, Abi<Endpoint>> = self.map(ENDPOINTS.name);
         endpoints.get(&Abi(IpKey::from_ipv4_octets(address)), 0).ok().map(|Abi(endpoint)| endpoint)
     }
 
-    pub fn pod_mac(&mut self, ifindex: u32) -> Option<Mac> {
+    pub(crate) fn pod_mac(&mut self, ifindex: u32) -> Option<Mac> {
         let macs: HashMap<_, u32, Abi<Mac>> = self.map(POD_MACS.name);
         macs.get(&ifindex, 0).ok().map(|Abi(mac)| mac)
     }
 
     /// How often a program has given a reason.
-    pub fn count(&mut self, program: Program, reason: Reason) -> u64 {
+    pub(crate) fn count(&mut self, program: Program, reason: Reason) -> u64 {
         let stats: PerCpuArray<_, Abi<Stat>> = self.map(STATS.name);
-        let row = u32::try_from(program as usize * REASONS + reason as usize).expect("small");
+        let row = program as u32 * REASONS + reason as u32;
         stats.get(&row, 0).expect("in range").iter().map(|Abi(stat)| stat.packets).sum()
     }
 
     /// Runs a packet through a program and returns what came out, with the one reason that was counted.
-    pub fn run(&mut self, program: Program, frame: &Frame) -> Run {
+    pub(crate) fn run(&mut self, program: Program, frame: &Frame) -> Run {
         let before = self.counts(program);
         let (action, bytes) = self.run_uncounted(program, frame);
         let after = self.counts(program);
@@ -124,7 +124,7 @@ impl Programs {
 
     /// Whether the kernel takes the packet for a test run: since 6.17 it refuses frames that end within their IP
     /// header. The library's own tests have those.
-    pub fn takes(frame: &Frame) -> bool {
+    pub(crate) fn takes(frame: &Frame) -> bool {
         let shortest = match frame.bytes.get(12..14) {
             Some([0x08, 0x00]) => 14 + 20,
             Some([0x86, 0xdd]) => 14 + 40,
@@ -134,7 +134,7 @@ impl Programs {
     }
 
     /// The same without asking for the reason, which costs a system call per counter.
-    pub fn run_uncounted(&mut self, program: Program, frame: &Frame) -> (i32, Vec<u8>) {
+    pub(crate) fn run_uncounted(&mut self, program: Program, frame: &Frame) -> (i32, Vec<u8>) {
         let mut context = [0u8; CONTEXT];
         context[IFINDEX..IFINDEX + 4].copy_from_slice(&frame.ifindex.to_ne_bytes());
         let mut out = vec![0; frame.bytes.len() + 256];
