@@ -1,10 +1,12 @@
 //! Traffic between pods: single pings, a TCP stream, request/response, and both kinds of traffic in the background of a
 //! restart.
 
+mod integrity;
 mod latency;
 mod ping;
 mod stream;
 
+pub use integrity::tcp_intact;
 pub use latency::{RequestResponse, tcp_request_response};
 pub use ping::{PingInBackground, PingSummary, ping, ping_all_pairs};
 pub use stream::{Stream, StreamInBackground, tcp_stream, tcp_transfer};

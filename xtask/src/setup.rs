@@ -33,6 +33,9 @@ pub(crate) const INSPECTION: &[Tool] = &[
     ("tcpdump", "tcpdump"),
     ("tshark", "tshark"),
     ("nft", "nftables"),
+    ("socat", "socat"),
+    ("bpftool", "bpftool"),
+    ("sha256sum", "coreutils"),
 ];
 
 /// Makes sure that the programs are there.

