@@ -223,7 +223,6 @@ mod tests {
                 name: name.into(),
                 mtu: 1450,
                 mac,
-                up: true,
                 ethernet: true,
                 veth,
                 peer_elsewhere,

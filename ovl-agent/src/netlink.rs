@@ -7,9 +7,7 @@ use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
 use ovl_common::Mac;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
-};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 
 mod address;
 mod fdb;
@@ -44,8 +42,6 @@ pub struct Interface {
     pub mtu: u32,
     /// Its MAC, where it has one of six bytes.
     pub mac: Mac,
-    /// Whether it is administratively up.
-    pub up: bool,
     /// Whether its packets have an Ethernet header.
     pub ethernet: bool,
     /// Whether it is a veth.
@@ -75,7 +71,6 @@ fn interface(message: &LinkMessage) -> Interface {
         name: String::new(),
         mtu: 0,
         mac: Mac::default(),
-        up: message.header.flags.contains(LinkFlags::Up),
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         veth: false,
         peer_elsewhere: false,

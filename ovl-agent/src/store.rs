@@ -7,13 +7,14 @@ use tokio::sync::mpsc;
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 
 mod acquire;
+mod backoff;
 pub mod dir;
 pub mod etcd;
 
 pub use acquire::{acquire, choose};
 
 /// How long a lease is good for without renewal, as flannel has it.
-pub const LEASE_TTL: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+pub const LEASE_TTL: std::time::Duration = std::time::Duration::from_hours(24);
 
 /// Why a store could not do what it was asked to.
 ///
@@ -38,8 +39,8 @@ pub struct Held {
     pub lease: Lease,
     /// When it ends unless renewed; `None` for a reservation, which does not end.
     pub expires: Option<SystemTime>,
-    /// The store's own mark of the value we wrote (etcd: modification revision; dir: 0). Renewal fails with
-    /// [`StoreError::Conflict`] where another agent has written the key since.
+    /// The store's own mark of the value we wrote (etcd: modification revision; dir: time and inode of the file).
+    /// Renewal fails with [`StoreError::Conflict`] where another agent has written the key since.
     pub revision: i64,
     /// The store's own handle of the term (etcd: lease id, 0 for a reservation; dir: 0).
     pub term: i64,

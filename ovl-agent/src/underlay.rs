@@ -104,7 +104,6 @@ mod tests {
             name: name.into(),
             mtu: 1500,
             mac: ovl_common::Mac::default(),
-            up: true,
             ethernet: true,
             veth: false,
             peer_elsewhere: false,

@@ -176,6 +176,10 @@ mod tests {
         assert_eq!(one_line("short\n"), "short");
     }
 
+    #[derive(Debug, thiserror::Error)]
+    #[error("map create")]
+    struct Outer(#[source] std::io::Error);
+
     #[test]
     fn missing_rights_and_missing_features_get_different_advice() {
         let denied = std::io::Error::other(std::io::Error::from_raw_os_error(nix::libc::EPERM));
@@ -184,9 +188,6 @@ mod tests {
             BAD_OBJECT,
             "an errno counts only where it is the source"
         );
-        #[derive(Debug, thiserror::Error)]
-        #[error("map create")]
-        struct Outer(#[source] std::io::Error);
         let denied = Outer(std::io::Error::from_raw_os_error(nix::libc::EPERM));
         assert_eq!(from_kernel("x", &denied).advice, NO_RIGHTS);
         let missing = Outer(std::io::Error::from_raw_os_error(nix::libc::EINVAL));

@@ -124,6 +124,9 @@ mod tests {
 
     const ME: [u8; 4] = [192, 0, 2, 11];
 
+    /// Name, leases, rejected items, public IP, previous subnet, choice.
+    type Case<'a> = (&'a str, Vec<Listed>, Vec<Rejected>, [u8; 4], Option<&'a str>, &'a str);
+
     fn attrs(public_ip: [u8; 4]) -> LeaseAttrs {
         LeaseAttrs {
             public_ip: public_ip.into(),
@@ -164,7 +167,7 @@ mod tests {
             reason: "garbage".into(),
         };
         let (a, b, c) = ("10.9.0.64-26", "10.9.0.128-26", "10.9.0.192-26");
-        let table: [(&str, Vec<Listed>, Vec<Rejected>, [u8; 4], Option<&str>, &str); 9] = [
+        let table: [Case; 9] = [
             ("own", vec![listed(a, other), listed(b, ME)], vec![], ME, None, "take over 10.9.0.128-26"),
             (
                 "own, of another length",

@@ -13,7 +13,7 @@ use crate::command::Cmd;
 use crate::pod::Pod;
 
 const PORT: u16 = 5301;
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Sends `bytes` random bytes over TCP and compares what arrives with what was sent. Works in files below `dir`.
 pub fn tcp_intact(client: &Pod, server: &Pod, bytes: u64, dir: &Path) -> Result<()> {
@@ -22,20 +22,20 @@ pub fn tcp_intact(client: &Pod, server: &Pod, bytes: u64, dir: &Path) -> Result<
     let mut file = File::create(&sent).with_context(|| format!("create {}", sent.display()))?;
     std::io::copy(&mut random, &mut file).context("write random bytes")?;
     let address = server.address();
-    let receive = server
+    let receive_command = server
         .netns()
         .command("socat")
         .args(["-u".to_owned(), format!("TCP-LISTEN:{PORT},bind={address},reuseaddr")])
         .arg(format!("CREATE:{}", arrived.display()));
-    let mut receiving = Background::start_unnamed(&receive)?;
+    let mut receiving = Background::start_unnamed(&receive_command)?;
     wait_for_listener(server.netns(), address, PORT, &mut receiving)?;
-    let send = client
+    let send_command = client
         .netns()
         .command("socat")
         .arg("-u")
         .arg(format!("OPEN:{}", sent.display()))
         .arg(format!("TCP:{address}:{PORT}"));
-    let mut sending = Background::start_unnamed(&send)?;
+    let mut sending = Background::start_unnamed(&send_command)?;
     ensure!(sending.wait(DEADLINE)?.success(), "socat could not send: {}", sending.log());
     ensure!(receiving.wait(DEADLINE)?.success(), "socat could not receive: {}", receiving.log());
     let hash = |path: &Path| -> Result<String> {

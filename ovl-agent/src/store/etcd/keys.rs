@@ -1,62 +1,82 @@
-//! The keys, and reading what is behind them.
+//! Flannel's key schema (FLANNEL.md 3.1), and one key of ours beside it.
 
 use std::net::Ipv4Addr;
 
 use etcd_client::KeyValue;
 
-use crate::lease::{BadKey, Lease, LeaseKey};
+use crate::lease::{Lease, LeaseKey};
 use crate::store::{Listed, Rejected};
 
-/// The keys of one network.
-#[derive(Debug)]
+/// Where everything is.
+#[derive(Clone, Debug)]
 pub(super) struct Keys {
-    /// Starts with a slash, ends without one, and has none twice, as Go's `path.Join` leaves it.
     prefix: String,
 }
 
 impl Keys {
+    /// Cleans the prefix as Go's `path.Join`, which flannel uses, does.
     pub(super) fn new(prefix: &str) -> Self {
-        let parts = prefix.split('/').filter(|part| !part.is_empty());
-        Self { prefix: parts.fold(String::new(), |joined, part| joined + "/" + part) }
+        let mut parts = Vec::new();
+        for part in prefix.split('/') {
+            match part {
+                "" | "." => {}
+                ".." => drop(parts.pop()),
+                _ => parts.push(part),
+            }
+        }
+        let root = if prefix.starts_with('/') { "/" } else { "" };
+        Self { prefix: format!("{root}{}", parts.join("/")) }
     }
 
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
     }
 
+    /// The network config.
     pub(super) fn config(&self) -> String {
-        format!("{}/config", self.prefix)
+        self.join("config")
     }
 
-    /// What every lease's key starts with.
+    /// What all leases begin with.
     pub(super) fn subnets(&self) -> String {
-        format!("{}/subnets/", self.prefix)
+        self.join("subnets/")
     }
 
     pub(super) fn lease(&self, key: LeaseKey) -> String {
-        format!("{}{key}", self.subnets())
+        self.join(&format!("subnets/{key}"))
     }
 
-    /// Outside `subnets/`, where flannel never looks.
+    /// Who uses a public IP. Outside `subnets/`, where flannel would take it for a broken lease.
     pub(super) fn agent(&self, public_ip: Ipv4Addr) -> String {
-        format!("{}/ovl/agents/{public_ip}", self.prefix)
+        self.join(&format!("ovl/agents/{public_ip}"))
     }
 
-    /// The lease that a full key names.
-    pub(super) fn lease_key(&self, name: &str) -> Result<LeaseKey, BadKey> {
-        name.strip_prefix(&self.subnets()).unwrap_or(name).parse()
+    fn join(&self, name: &str) -> String {
+        let slash = if self.prefix.is_empty() || self.prefix.ends_with('/') { "" } else { "/" };
+        format!("{}{slash}{name}", self.prefix)
     }
 
-    /// Reads an entry below [`Keys::subnets`].
-    pub(super) fn read(&self, entry: &KeyValue) -> Result<Listed, Rejected> {
-        let name = String::from_utf8_lossy(entry.key()).into_owned();
-        let key = self.lease_key(&name);
-        let rejected =
-            |reason: String| Rejected { key: key.as_ref().ok().copied(), item: name.clone(), reason };
-        let key = key.as_ref().map_err(|error| rejected(error.to_string()))?;
-        let attrs = serde_json::from_slice(entry.value())
-            .map_err(|error| rejected(format!("not a lease: {error}")))?;
-        Ok(Listed { lease: Lease { key: *key, attrs }, revision: entry.mod_revision(), term: entry.lease() })
+    /// Reads a key below [`Keys::subnets`].
+    pub(super) fn parse(&self, key: &[u8]) -> Result<LeaseKey, Rejected> {
+        let item = String::from_utf8_lossy(key);
+        let subnets = self.subnets();
+        let name = item.strip_prefix(&subnets).unwrap_or(&item);
+        name.parse::<LeaseKey>().map_err(|error| Rejected {
+            key: None,
+            item: item.clone().into_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Reads a lease.
+    pub(super) fn read(&self, pair: &KeyValue) -> Result<Listed, Rejected> {
+        let key = self.parse(pair.key())?;
+        let attrs = serde_json::from_slice(pair.value()).map_err(|error| Rejected {
+            key: Some(key),
+            item: self.lease(key),
+            reason: format!("not a lease: {error}"),
+        })?;
+        Ok(Listed { lease: Lease { key, attrs }, revision: pair.mod_revision(), term: pair.lease() })
     }
 }
 
@@ -65,14 +85,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_are_joined_as_flannel_joins_them() {
-        for prefix in ["/coreos.com/network", "coreos.com/network", "//coreos.com//network/"] {
-            let keys = Keys::new(prefix);
-            assert_eq!(keys.config(), "/coreos.com/network/config");
-            let key: LeaseKey = "10.77.18.0-25".parse().expect("valid");
-            assert_eq!(keys.lease(key), "/coreos.com/network/subnets/10.77.18.0-25");
-            assert_eq!(keys.lease_key(&keys.lease(key)), Ok(key));
+    fn prefixes_are_cleaned_as_flannel_does() {
+        let table = [
+            ("/coreos.com/network", "/coreos.com/network/config"),
+            ("/coreos.com/network/", "/coreos.com/network/config"),
+            ("//coreos.com///network//", "/coreos.com/network/config"),
+            ("coreos.com/./a/../network", "coreos.com/network/config"),
+            ("/", "/config"),
+            ("", "config"),
+        ];
+        for (prefix, config) in table {
+            assert_eq!(Keys::new(prefix).config(), config, "{prefix}");
         }
-        assert_eq!(Keys::new("").config(), "/config");
+    }
+
+    #[test]
+    fn keys_are_read_and_written_as_flannel_does() {
+        let keys = Keys::new("/coreos.com/network");
+        let key: LeaseKey = "10.77.18.0-25&fd77:0:0:5::-64".parse().expect("valid");
+        assert_eq!(keys.lease(key), "/coreos.com/network/subnets/10.77.18.0-25&fd77:0:0:5::-64");
+        assert_eq!(keys.parse(keys.lease(key).as_bytes()), Ok(key));
+        for name in ["", "x", "10.77.18.0-25/x", "10.77.18.1-24"] {
+            let item = format!("{}{name}", keys.subnets());
+            let rejected = keys.parse(item.as_bytes()).expect_err(name);
+            assert_eq!((rejected.key, rejected.item), (None, item), "{name}");
+        }
     }
 }

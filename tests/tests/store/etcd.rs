@@ -1,0 +1,258 @@
+//! etcd as a store: the real one, looked at with `etcdctl`.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ovl_agent::store::etcd::EtcdStore;
+use ovl_agent::store::{Store as _, StoreError, acquire};
+use ovl_tests::etcd::Etcd;
+use tempfile::TempDir;
+
+use crate::fixture::{DEADLINE, Fixture};
+use crate::values::{ME, OTHER, attrs, key, listed, names, network, value};
+use crate::watcher::watching;
+
+crate::conformance!(RealEtcd);
+
+pub(crate) const PREFIX: &str = "/coreos.com/network";
+const A: &str = "10.42.1.0-24";
+
+/// A server of its own.
+struct RealEtcd {
+    server: Etcd,
+    _data: TempDir,
+}
+
+impl RealEtcd {
+    fn etcdctl(&self, args: &[&str]) -> String {
+        self.server.etcdctl().args(args).run().unwrap()
+    }
+
+    /// The etcd leases that exist, each as a hexadecimal number.
+    fn terms(&self) -> Vec<String> {
+        let text = self.etcdctl(&["lease", "list"]);
+        text.lines().skip(1).map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.server.pid().unwrap().cast_signed());
+        kill(pid, signal).unwrap();
+    }
+}
+
+impl Fixture for RealEtcd {
+    type Store = EtcdStore;
+
+    fn start() -> Self {
+        let data = TempDir::new().unwrap();
+        let server =
+            Etcd::local(data.path()).expect("a real etcd, of the package etcd-server, and etcd-client");
+        Self { server, _data: data }
+    }
+
+    async fn open(&self) -> EtcdStore {
+        EtcdStore::connect(&[self.server.url().to_owned()], PREFIX).await.unwrap()
+    }
+
+    fn put(&self, item: &str, value: &str) {
+        self.server.put(&format!("{PREFIX}/{item}"), value).unwrap();
+    }
+
+    fn delete(&self, item: &str) {
+        self.server.delete(&format!("{PREFIX}/{item}")).unwrap();
+    }
+
+    fn begin_outage(&mut self) {
+        self.server.kill().unwrap();
+    }
+
+    fn end_outage(&mut self) {
+        self.server.start_again().unwrap();
+    }
+
+    fn address(&self) -> String {
+        self.server.url().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn keys_values_and_terms_are_flannels() {
+    let etcd = RealEtcd::start();
+    let held = etcd.open().await.create(key(A), &attrs(ME)).await.unwrap();
+    assert_eq!(etcd.server.get(&format!("{PREFIX}/subnets/{A}")).unwrap(), Some(value(ME)));
+    let term = format!("{:016x}", held.term);
+    assert_eq!(etcd.terms(), [term.as_str()]);
+    let state = etcd.etcdctl(&["lease", "timetolive", "--keys", &term]);
+    assert!(state.contains("granted with TTL(86400s)") && state.contains(A), "{state}");
+}
+
+#[tokio::test]
+async fn no_orphans_are_left() {
+    let etcd = RealEtcd::start();
+    let store = etcd.open().await;
+    let mut held = store.create(key(A), &attrs(ME)).await.unwrap();
+    for _ in 0..5 {
+        held = store.take_over(&listed(&store, A).await, &attrs(ME)).await.unwrap();
+        held = store.renew(&held).await.unwrap();
+        store.create(key(A), &attrs(OTHER)).await.unwrap_err();
+    }
+    assert_eq!(etcd.terms(), [format!("{:016x}", held.term)]);
+    let stale = listed(&store, A).await;
+    etcd.put(&format!("subnets/{A}"), &value(OTHER));
+    store.take_over(&stale, &attrs(ME)).await.unwrap_err();
+    store.renew(&held).await.unwrap_err();
+    assert!(etcd.terms().is_empty(), "a term that has lost its key is ended");
+    store.remove(&listed(&store, A).await).await.unwrap();
+    assert!(etcd.terms().is_empty());
+}
+
+#[tokio::test]
+async fn a_term_that_holds_other_keys_stays() {
+    let etcd = RealEtcd::start();
+    let store = etcd.open().await;
+    let held = store.create(key(A), &attrs(ME)).await.unwrap();
+    let term = format!("{:016x}", held.term);
+    etcd.etcdctl(&["put", "--lease", &term, "/somebody/elses", "value"]);
+    store.take_over(&listed(&store, A).await, &attrs(ME)).await.unwrap();
+    assert_eq!(etcd.server.get("/somebody/elses").unwrap().as_deref(), Some("value"));
+}
+
+#[tokio::test]
+async fn a_reservation_stays_a_reservation() {
+    let etcd = RealEtcd::start();
+    let store = etcd.open().await;
+    etcd.put(&format!("subnets/{A}"), &format!(r#"{{"PublicIP":"{ME}"}}"#));
+    let held = acquire(&store, &network(20), &attrs(ME), None, &mut rand::rng()).await.unwrap();
+    assert_eq!((held.lease.key, held.term, held.expires), (key(A), 0, None));
+    let held = store.renew(&held).await.unwrap();
+    assert_eq!((held.term, held.expires), (0, None));
+    assert!(etcd.terms().is_empty());
+    assert_eq!(listed(&store, A).await.lease.attrs, attrs(ME));
+}
+
+#[tokio::test]
+async fn an_expired_lease_is_free_and_watchers_hear_of_it() {
+    let etcd = RealEtcd::start();
+    let store = etcd.open().await;
+    let granted = etcd.etcdctl(&["lease", "grant", "2"]);
+    let term = granted.split_whitespace().nth(1).unwrap();
+    etcd.etcdctl(&["put", "--lease", term, &format!("{PREFIX}/subnets/{A}"), &value(OTHER)]);
+    watching(&store, async |watcher| {
+        watcher.first().await;
+        watcher.until("the expiry", |now| now.removed == [A]).await;
+    })
+    .await;
+    store.create(key(A), &attrs(ME)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_whose_term_has_ended_is_written_again_unless_it_is_taken() {
+    let etcd = RealEtcd::start();
+    let store = etcd.open().await;
+    let held = store.create(key(A), &attrs(ME)).await.unwrap();
+    etcd.etcdctl(&["lease", "revoke", &format!("{:016x}", held.term)]);
+    let again = store.renew(&held).await.unwrap();
+    assert_ne!(again.term, held.term);
+    assert_eq!(names(&store).await, [A]);
+    etcd.etcdctl(&["lease", "revoke", &format!("{:016x}", again.term)]);
+    etcd.put(&format!("subnets/{A}"), &value(OTHER));
+    assert!(matches!(store.renew(&again).await, Err(StoreError::Conflict(_))));
+    assert_eq!(listed(&store, A).await.lease.attrs, attrs(OTHER));
+    assert!(etcd.terms().is_empty());
+}
+
+#[tokio::test]
+async fn a_claim_that_has_expired_is_made_again() {
+    let etcd = RealEtcd::start();
+    let mut store = etcd.open().await;
+    store.claim_identity(ME).await.unwrap();
+    let claim = format!("{PREFIX}/ovl/agents/{ME}");
+    assert!(etcd.server.get(&claim).unwrap().is_some());
+    assert!(
+        etcd.server.keys(&format!("{PREFIX}/subnets")).unwrap().is_empty(),
+        "flannel would stumble over it"
+    );
+    etcd.etcdctl(&["lease", "revoke", &etcd.terms()[0]]);
+    assert_eq!(etcd.server.get(&claim).unwrap(), None);
+    let back = async {
+        let mut ticker = tokio::time::interval(Duration::from_millis(100));
+        while etcd.server.get(&claim).unwrap().is_none() {
+            ticker.tick().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, back).await.expect("the claim is made again");
+    store.release().await;
+    assert_eq!(etcd.server.get(&claim).unwrap(), None);
+    assert!(etcd.terms().is_empty());
+}
+
+#[tokio::test]
+async fn a_server_that_is_stopped_is_noticed() {
+    let etcd = RealEtcd::start();
+    let store = etcd.open().await;
+    store.create(key(A), &attrs(ME)).await.unwrap();
+    watching(&store, async |watcher| {
+        watcher.first().await;
+        etcd.signal(Signal::SIGSTOP);
+        watcher.until("news of the outage", |now| !now.outages.is_empty()).await;
+        let error = store.network_config().await.unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Unavailable(text) if text.contains(etcd.server.url())),
+            "{error:?}"
+        );
+        etcd.signal(Signal::SIGCONT);
+        watcher.until("a new snapshot", |now| now.snapshots == 2).await;
+        assert!(watcher.removed.is_empty() && watcher.leases.len() == 1, "{watcher:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_config_that_changes_in_an_outage_is_noticed() {
+    let mut etcd = RealEtcd::start();
+    let store = etcd.open().await;
+    etcd.put("config", "one");
+    watching(&store, async |watcher| {
+        watcher.first().await;
+        etcd.begin_outage();
+        watcher.until("news of the outage", |now| !now.outages.is_empty()).await;
+        etcd.end_outage();
+        etcd.put("config", "two");
+        watcher.until("the config", |now| now.config_changes > 0).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_member_that_is_down_costs_nothing_but_time() {
+    let etcd = RealEtcd::start();
+    let dead = "http://127.0.0.1:1".to_owned();
+    let store = EtcdStore::connect(&[dead.clone(), etcd.server.url().to_owned()], PREFIX).await.unwrap();
+    let held = store.create(key(A), &attrs(ME)).await.unwrap();
+    store.renew(&held).await.unwrap();
+    watching(&store, async |watcher| {
+        watcher.first().await;
+        etcd.put("subnets/10.42.2.0-24", &value(OTHER));
+        watcher.until("a change", |now| now.leases.len() == 2).await;
+        assert!(watcher.outages.is_empty(), "{watcher:?}");
+    })
+    .await;
+    let lonely = EtcdStore::connect(std::slice::from_ref(&dead), PREFIX).await.unwrap();
+    let error = lonely.list().await.unwrap_err();
+    let StoreError::Unavailable(text) = &error else { panic!("{error:?}") };
+    assert_eq!(*text, format!("{dead}: Connection refused (os error 111)"));
+}
+
+#[tokio::test]
+async fn the_prefix_is_joined_as_flannel_does() {
+    let etcd = RealEtcd::start();
+    let store = EtcdStore::connect(&[etcd.server.url().to_owned()], "//coreos.com//network/").await.unwrap();
+    store.create(key(A), &attrs(ME)).await.unwrap();
+    etcd.server.put("/coreos.com/network/config", "one").unwrap();
+    assert_eq!(store.network_config().await.unwrap().as_deref(), Some("one"));
+    assert_eq!(
+        etcd.server.keys(PREFIX).unwrap(),
+        [format!("{PREFIX}/config"), format!("{PREFIX}/subnets/{A}")]
+    );
+}

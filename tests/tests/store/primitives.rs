@@ -1,0 +1,135 @@
+//! Reading, and writing only over what was read.
+
+use std::time::{Duration, SystemTime};
+
+use ovl_agent::store::{Held, LEASE_TTL, Store as _, StoreError};
+
+use crate::fixture::Fixture;
+use crate::values::{ME, OTHER, attrs, key, listed, names, value};
+
+const A: &str = "10.42.1.0-24";
+const B: &str = "10.42.2.0-24";
+
+fn assert_full_term(held: &Held) {
+    let left = held.expires.unwrap().duration_since(SystemTime::now()).unwrap();
+    assert!(left > LEASE_TTL.saturating_sub(Duration::from_mins(2)) && left <= LEASE_TTL, "{left:?}");
+}
+
+fn assert_conflict<T: std::fmt::Debug>(result: &Result<T, StoreError>) {
+    let Err(StoreError::Conflict(item)) = result else { panic!("a conflict, not {result:?}") };
+    assert!(item.contains(A), "{item}");
+}
+
+pub(crate) async fn the_config_is_none_then_what_was_written_last<F: Fixture>(fixture: &mut F) {
+    let store = fixture.open().await;
+    assert_eq!(store.network_config().await.unwrap(), None);
+    for config in [r#"{"Network":"10.42.0.0/16"}"#, "not checked here"] {
+        fixture.put("config", config);
+        assert_eq!(store.network_config().await.unwrap().as_deref(), Some(config));
+    }
+    fixture.delete("config");
+    assert_eq!(store.network_config().await.unwrap(), None);
+}
+
+pub(crate) async fn a_lease_is_created_once<F: Fixture>(fixture: &mut F) {
+    let (one, two) = (fixture.open().await, fixture.open().await);
+    let held = one.create(key(A), &attrs(ME)).await.unwrap();
+    assert_eq!((held.lease.key, &held.lease.attrs), (key(A), &attrs(ME)));
+    assert_full_term(&held);
+    assert_conflict(&two.create(key(A), &attrs(OTHER)).await);
+    assert_conflict(&one.create(key(A), &attrs(ME)).await);
+    assert_eq!(listed(&two, A).await.lease.attrs, attrs(ME), "the loser has changed nothing");
+}
+
+pub(crate) async fn what_was_created_is_listed<F: Fixture>(fixture: &mut F) {
+    let store = fixture.open().await;
+    assert!(names(&store).await.is_empty());
+    fixture.put(&format!("subnets/{B}"), &value(OTHER));
+    let held = store.create(key(A), &attrs(ME)).await.unwrap();
+    fixture.put("config", "{}");
+    assert_eq!(names(&store).await, [A, B], "leases and nothing else");
+    let mine = listed(&store, A).await;
+    assert_eq!((mine.lease.attrs, mine.revision, mine.term), (attrs(ME), held.revision, held.term));
+    assert_eq!(listed(&store, B).await.lease.attrs, attrs(OTHER));
+}
+
+pub(crate) async fn a_take_over_replaces_what_was_listed<F: Fixture>(fixture: &mut F) {
+    let store = fixture.open().await;
+    store.create(key(A), &attrs(OTHER)).await.unwrap();
+    let held = store.take_over(&listed(&store, A).await, &attrs(ME)).await.unwrap();
+    assert_full_term(&held);
+    let now = listed(&store, A).await;
+    assert_eq!((now.lease.attrs, now.revision, now.term), (attrs(ME), held.revision, held.term));
+    store.renew(&held).await.unwrap();
+}
+
+pub(crate) async fn a_take_over_of_what_has_changed_is_a_conflict<F: Fixture>(fixture: &mut F) {
+    let store = fixture.open().await;
+    store.create(key(A), &attrs(ME)).await.unwrap();
+    let stale = listed(&store, A).await;
+    // The same value again is a change too: somebody renewed it.
+    fixture.put(&format!("subnets/{A}"), &value(ME));
+    assert_conflict(&store.take_over(&stale, &attrs(ME)).await);
+    fixture.delete(&format!("subnets/{A}"));
+    assert_conflict(&store.take_over(&stale, &attrs(ME)).await);
+    assert!(names(&store).await.is_empty());
+}
+
+pub(crate) async fn a_renewal_keeps_the_lease<F: Fixture>(fixture: &mut F) {
+    let store = fixture.open().await;
+    let mut held = store.create(key(A), &attrs(ME)).await.unwrap();
+    for _ in 0..3 {
+        let renewed = store.renew(&held).await.unwrap();
+        assert_eq!(renewed.lease, held.lease);
+        assert_full_term(&renewed);
+        held = renewed;
+    }
+    let now = listed(&store, A).await;
+    assert_eq!((now.lease, now.revision), (held.lease, held.revision));
+}
+
+pub(crate) async fn a_renewal_after_somebody_else_wrote_is_a_conflict<F: Fixture>(fixture: &mut F) {
+    let (one, two) = (fixture.open().await, fixture.open().await);
+    let held = one.create(key(A), &attrs(ME)).await.unwrap();
+    two.take_over(&listed(&two, A).await, &attrs(OTHER)).await.unwrap();
+    assert_conflict(&one.renew(&held).await);
+    assert_eq!(listed(&one, A).await.lease.attrs, attrs(OTHER), "the new owner stays");
+    fixture.delete(&format!("subnets/{A}"));
+    fixture.put(&format!("subnets/{A}"), &value(OTHER));
+    assert_conflict(&one.renew(&held).await);
+    assert_eq!(listed(&one, A).await.lease.attrs, attrs(OTHER), "flannel stays");
+}
+
+pub(crate) async fn a_removed_lease_is_free<F: Fixture>(fixture: &mut F) {
+    let store = fixture.open().await;
+    store.create(key(A), &attrs(ME)).await.unwrap();
+    let stale = listed(&store, A).await;
+    store.take_over(&stale, &attrs(OTHER)).await.unwrap();
+    assert_conflict(&store.remove(&stale).await);
+    let fresh = listed(&store, A).await;
+    store.remove(&fresh).await.unwrap();
+    assert!(names(&store).await.is_empty());
+    assert_conflict(&store.remove(&fresh).await);
+    store.create(key(A), &attrs(ME)).await.unwrap();
+}
+
+pub(crate) async fn garbage_is_rejected_by_name<F: Fixture>(fixture: &mut F) {
+    let store = fixture.open().await;
+    store.create(key(A), &attrs(ME)).await.unwrap();
+    fixture.put(&format!("subnets/{B}"), "{not json");
+    fixture.put("subnets/10.42.3.0-24", r#"{"PublicIP":"nowhere"}"#);
+    fixture.put("subnets/nonsense", &value(OTHER));
+    fixture.put("subnets/10.42.4.1-24", &value(OTHER));
+    let (leases, mut rejected) = store.list().await.unwrap();
+    assert_eq!(leases.iter().map(|listed| listed.lease.key).collect::<Vec<_>>(), [key(A)]);
+    rejected.sort_by(|a, b| a.item.cmp(&b.item));
+    let rejected: Vec<_> =
+        rejected.iter().map(|item| (item.item.rsplit('/').next().unwrap(), item.key)).collect();
+    let expected = [
+        (B, Some(key(B))),
+        ("10.42.3.0-24", Some(key("10.42.3.0-24"))),
+        ("10.42.4.1-24", None),
+        ("nonsense", None),
+    ];
+    assert_eq!(rejected, expected);
+}
