@@ -8,7 +8,7 @@ use rtnetlink::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::backend::Backend;
 use crate::cli::{RunArgs, StoreArg};
@@ -38,6 +38,8 @@ use term::{NextTerm, TermFuture, settled};
 const RESYNC: Duration = Duration::from_secs(3);
 /// At least this long between two passes, so that a burst of events is one pass.
 const SPACING: Duration = Duration::from_millis(20);
+/// The same after a pass in which something was refused: the kernel may make an event of a change that it half made.
+const SPACING_AFTER_ERRORS: Duration = Duration::from_secs(1);
 /// How often the programs are told that we are alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often our lease is renewed; it is good for 24 hours.
@@ -61,19 +63,24 @@ pub async fn run(args: RunArgs) -> Result<()> {
 }
 
 async fn run_on<S: Store>(mut store: S, args: RunArgs, signals: &mut Signals) -> Result<()> {
+    let result = run_until_told(&mut store, args, signals).await;
+    store.release().await;
+    result
+}
+
+async fn run_until_told<S: Store>(store: &mut S, args: RunArgs, signals: &mut Signals) -> Result<()> {
     let started = tokio::select! {
-        agent = Agent::start(&mut store, args) => Some(agent?),
+        agent = Agent::start(store, args) => Some(agent?),
         () = signals.wait() => None,
     };
     let Some((mut agent, control)) = started else {
         info!("told to stop before there was a lease");
         return Ok(());
     };
-    agent.serve(&store, &control, signals).await;
+    agent.serve(store, &control, signals).await;
     if let Some(fast_path) = &mut agent.tables.fast_path {
         fast_path.detach().await;
     }
-    store.release().await;
     info!("stopped; device, routes and lease stay, and so does the traffic");
     Ok(())
 }
@@ -116,7 +123,7 @@ struct Agent {
     rejected_leases: BTreeMap<LeaseKey, String>,
     errors: Vec<String>,
     subnet_env: Option<SubnetEnv>,
-    _instance: Instance,
+    _instances: Vec<Instance>,
 }
 
 impl Agent {
@@ -129,8 +136,12 @@ impl Agent {
         let network = startup::network(store).await?;
         let backend = startup::backend(&handle, &network).await?;
         backend.check(&underlay, public_ip)?;
-        let instance = Instance::claim(&backend.device().unwrap_or_else(|| network.ipv4.to_string()))?;
+        // The device's name and the network's range are what our rows are known by.
+        let mut instances = vec![Instance::claim(&network.ipv4.to_string())?];
+        instances.extend(backend.device().map(|device| Instance::claim(&device)).transpose()?);
         let control = Control::listen(&args.socket)?;
+        // Before anything is taken from the store: --strict may end it here.
+        let loaded = startup::fast_path(&handle, &args, &underlay, network.ipv4).await?;
         startup::insist("claim this node's public IP", async || store.claim_identity(public_ip).await)
             .await?;
         let attrs = backend.attrs(public_ip);
@@ -144,7 +155,6 @@ impl Agent {
         );
         let node = Node { underlay, public_ip, subnet };
         let mut tables = Tables::new(&handle, &backend, network.ipv4);
-        let loaded = startup::fast_path(&handle, &args, &node).await?;
         tables.fast_path = loaded.fast_path;
         let agent = Self {
             store_name: store.describe(),
@@ -163,7 +173,7 @@ impl Agent {
             rejected_leases: BTreeMap::new(),
             errors: Vec::new(),
             subnet_env: None,
-            _instance: instance,
+            _instances: instances,
         };
         Ok((agent, control))
     }
@@ -178,18 +188,20 @@ impl Agent {
         let mut renew_at = Instant::now() + RENEW;
         let mut term: Option<TermFuture<'_>> = None;
         let mut due = false;
+        let mut is_watching = true;
         let mut not_before = Instant::now();
         loop {
             tokio::select! {
                 () = signals.wait() => break,
-                // Never ends while the channel is open; were it to, the loop must not spin on it.
-                () = &mut watching => std::future::pending().await,
+                // It ends only when the channel does. Were it to end before, the loop must neither spin nor stop.
+                () = &mut watching, if is_watching => is_watching = false,
                 Some(update) = updates.recv() => {
-                    let mut lost = self.take(update);
+                    self.take(update);
                     while let Ok(update) = updates.try_recv() {
-                        lost |= self.take(update);
+                        self.take(update);
                     }
-                    if lost && term.is_none() {
+                    if term.is_none() && let Some(reason) = self.lost() {
+                        error!("{reason}; taking it again, or another");
                         term = Some(self.reacquire(store));
                     }
                     due = true;
@@ -213,7 +225,8 @@ impl Agent {
                 () = sleep_until(not_before), if due => {
                     due = false;
                     self.pass().await;
-                    not_before = Instant::now() + SPACING;
+                    let pause = if self.errors.is_empty() { SPACING } else { SPACING_AFTER_ERRORS };
+                    not_before = Instant::now() + pause;
                 }
             }
         }

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Result, ensure};
 use ipnet::Ipv4Net;
 use ovl_common::{Encapsulation, Mac, Prefix, Remote};
+use tracing::warn;
 
 use crate::lease::{LeaseAttrs, LeaseKey};
 use crate::node::{Node, Underlay};
@@ -37,6 +38,8 @@ pub struct VxlanDevice {
     pub mtu: u32,
     /// Its own MAC, which peers address.
     pub mac: Mac,
+    /// Whether it learns where MACs are from what it receives. Ours are told.
+    pub learning: bool,
 }
 
 /// A route as it should be.
@@ -137,6 +140,12 @@ impl Backend {
             underlay.name,
             underlay.mtu
         );
+        if let Self::Vxlan(vxlan) = self
+            && let Some(mtu) = vxlan.options.mtu
+            && mtu > underlay.mtu
+        {
+            warn!("Backend.MTU is {mtu}, but {} carries only {}; using that", underlay.name, underlay.mtu);
+        }
         if let Self::HostGw(_) = self {
             ensure!(
                 public_ip == underlay.address,

@@ -6,16 +6,15 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 use ovl_common::{ABI, Config, IPV4_BITS, IpKey, Port, Prefix, Program, Remote};
-use rtnetlink::Handle;
 
 use crate::backend::Tunnel;
 use crate::bpf::{
     Attachment, AttachmentTable, Counter, DataPlane, Hook, LoadError, ObjectSource, PortTable, RemoteTable,
-    StateTable, TcAttach, counters, prune_learned,
+    StateTable, counters, prune_learned,
 };
 use crate::cli;
 use crate::netlink::Interface;
-use crate::node::Node;
+use crate::node::{Node, Underlay};
 use crate::reconcile::{Outcome, delete, put_missing};
 use crate::sysctl;
 use crate::table::Table as _;
@@ -42,25 +41,23 @@ pub struct Unwanted {
 impl FastPath {
     /// Loads the programs. Nothing is attached before the first [`FastPath::put`].
     pub fn load(
-        handle: Handle,
+        attachments: AttachmentTable,
         source: &ObjectSource,
-        how: TcAttach,
         policy: cli::FastPath,
     ) -> Result<Self, LoadError> {
         let plane = DataPlane::load(source)?;
-        let carry_tcp = policy == cli::FastPath::Off || sysctl::make_conntrack_liberal();
-        Ok(Self { plane, attachments: AttachmentTable::new(handle, how), policy, carry_tcp })
+        Ok(Self { plane, attachments, policy, carry_tcp: true })
     }
 
     /// Attaches the program on the underlay, which shows whether attaching works here at all.
-    pub async fn attach_underlay(&mut self, node: &Node) -> Result<()> {
+    pub async fn attach_underlay(&mut self, underlay: &Underlay) -> Result<()> {
         ensure!(
-            node.underlay.ethernet,
+            underlay.ethernet,
             "attaching from_wire to {0} failed: packets of {0} have no Ethernet header, which the programs need; choose \
              another --iface, or --mode kernel",
-            node.underlay.name
+            underlay.name
         );
-        let hooks = hooks(node, &BTreeMap::new());
+        let hooks = hooks(underlay, &BTreeMap::new());
         let mut attaching = self.attachments.with(&mut self.plane.programs);
         for (hook, attachment) in &hooks {
             attaching.put(hook, attachment).await?;
@@ -87,15 +84,18 @@ impl FastPath {
         pods: &BTreeMap<u32, PodPort>,
         outcome: &mut Outcome,
     ) -> Unwanted {
+        if self.policy != cli::FastPath::Off {
+            self.carry_tcp = sysctl::make_conntrack_liberal(self.carry_tcp);
+        }
         let config = BTreeMap::from([((), self.config(node, tunnel))]);
         let mut state = StateTable { map: &mut self.plane.state, deadline: deadline() };
         put_missing(&mut state, &config, outcome).await;
         let ports = pods.iter().map(|(ifindex, pod)| (*ifindex, pod.port)).collect();
-        let ports = put_missing(&mut PortTable(&mut self.plane.ports), &ports, outcome).await;
-        let remotes = put_missing(&mut RemoteTable(&mut self.plane.leases), remotes, outcome).await;
-        let hooks = hooks(node, pods);
+        let ports = put_missing(&mut PortTable(&mut self.plane.ports), &ports, outcome).await.unwanted;
+        let remotes = put_missing(&mut RemoteTable(&mut self.plane.leases), remotes, outcome).await.unwanted;
+        let hooks = hooks(&node.underlay, pods);
         let mut attaching = self.attachments.with(&mut self.plane.programs);
-        let hooks = put_missing(&mut attaching, &hooks, outcome).await;
+        let hooks = put_missing(&mut attaching, &hooks, outcome).await.unwanted;
         self.forget_absent_pods(pods, outcome);
         Unwanted { remotes, hooks, ports }
     }
@@ -182,10 +182,9 @@ pub fn pod_ports(interfaces: &BTreeMap<u32, Interface>, bridge: &str) -> BTreeMa
         .collect()
 }
 
-fn hooks(node: &Node, pods: &BTreeMap<u32, PodPort>) -> BTreeMap<Hook, Attachment> {
-    let underlay = Attachment { interface: node.underlay.name.clone() };
-    let mut hooks =
-        BTreeMap::from([(Hook { ifindex: node.underlay.ifindex, program: Program::FromWire }, underlay)]);
+fn hooks(underlay: &Underlay, pods: &BTreeMap<u32, PodPort>) -> BTreeMap<Hook, Attachment> {
+    let wire = Hook { ifindex: underlay.ifindex, program: Program::FromWire };
+    let mut hooks = BTreeMap::from([(wire, Attachment { interface: underlay.name.clone() })]);
     for (ifindex, pod) in pods {
         for program in [Program::FromPod, Program::ToPod] {
             let attachment = Attachment { interface: pod.interface.clone() };
@@ -244,6 +243,6 @@ mod tests {
         assert_eq!(pods.keys().copied().collect::<Vec<_>>(), [2]);
         assert_eq!(pods[&2].port.gateway, Mac([2, 0, 0, 0, 0, 1]), "the bridge is the gateway");
         assert!(pod_ports(&interfaces, "cni9").is_empty());
-        assert_eq!(hooks(&node(), &pods).len(), 3);
+        assert_eq!(hooks(&node().underlay, &pods).len(), 3);
     }
 }

@@ -49,7 +49,16 @@ impl Outcome {
     }
 }
 
-/// Puts what is missing in `table` and returns the keys of the rows that nobody wants.
+/// What is left to do after the missing rows of a table were put.
+#[derive(Debug)]
+pub struct Left<K> {
+    /// Rows that nobody wants.
+    pub unwanted: Vec<K>,
+    /// Rows that could not be put.
+    pub refused: Vec<K>,
+}
+
+/// Puts what is missing in `table`.
 ///
 /// Deleting them is a second step, so that a caller with several tables makes before it breaks. A row that fails
 /// does not hold up the others.
@@ -57,25 +66,29 @@ pub async fn put_missing<T: Table>(
     table: &mut T,
     want: &BTreeMap<T::Key, T::Row>,
     outcome: &mut Outcome,
-) -> Vec<T::Key> {
+) -> Left<T::Key> {
     let have = match table.rows().await {
         Ok(have) => have,
         Err(error) => {
             outcome.errors.push(format!("cannot list the {}s of this node: {error:#}", table.name()));
-            return Vec::new();
+            return Left { unwanted: Vec::new(), refused: want.keys().cloned().collect() };
         }
     };
     let plan = diff(&have, want);
-    for (key, row) in &plan.put {
-        match table.put(key, row).await {
+    let mut refused = Vec::new();
+    for (key, row) in plan.put {
+        match table.put(&key, &row).await {
             Ok(()) => {
                 debug!("{} {key:?}: {row:?}", table.name());
                 outcome.put += 1;
             }
-            Err(error) => outcome.errors.push(format!("{error:#}")),
+            Err(error) => {
+                outcome.errors.push(format!("{error:#}"));
+                refused.push(key);
+            }
         }
     }
-    plan.delete
+    Left { unwanted: plan.delete, refused }
 }
 
 /// Deletes `keys` from `table`.
@@ -98,8 +111,8 @@ mod tests {
 
     async fn make_equal(table: &mut Mem, want: &BTreeMap<u32, u32>) -> Outcome {
         let mut outcome = Outcome::default();
-        let unwanted = put_missing(table, want, &mut outcome).await;
-        delete(table, &unwanted, &mut outcome).await;
+        let left = put_missing(table, want, &mut outcome).await;
+        delete(table, &left.unwanted, &mut outcome).await;
         outcome
     }
 

@@ -5,18 +5,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use ipnet::Ipv4Net;
 use ovl_common::Mac;
 use rtnetlink::Handle;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::backend::{Backend, HostGw, Vxlan};
-use crate::bpf::ObjectSource;
+use crate::bpf::{AttachmentTable, ObjectSource};
 use crate::cli::{FastPath as Policy, Mode, RunArgs};
 use crate::fast_path::FastPath;
 use crate::lease::LeaseAttrs;
-use crate::netlink::DeviceTable;
+use crate::netlink::{self, DeviceTable};
 use crate::network::{BackendConfig, Network};
-use crate::node::Node;
+use crate::node::Underlay;
 use crate::store::{Held, Store, StoreError, acquire};
 use crate::subnet_env;
 
@@ -107,13 +108,25 @@ pub struct Loaded {
 ///
 /// # Errors
 /// Where they don't work and `--strict` says that this is an error.
-pub async fn fast_path(handle: &Handle, args: &RunArgs, node: &Node) -> Result<Loaded> {
+pub async fn fast_path(
+    handle: &Handle,
+    args: &RunArgs,
+    underlay: &Underlay,
+    overlay: Ipv4Net,
+) -> Result<Loaded> {
+    let attachments = AttachmentTable::new(handle.clone(), args.tc_attach, overlay);
+    let interfaces = netlink::interfaces(handle).await?;
+    let ethernet =
+        interfaces.values().filter(|interface| interface.ethernet).map(|interface| interface.ifindex);
+    if let Err(error) = attachments.remove_leftovers(ethernet).await {
+        debug!("cannot look for filters that an earlier agent left: {error:#}");
+    }
     if args.mode == Mode::Kernel {
         return Ok(Loaded { fast_path: None, reason: "--mode kernel".to_owned() });
     }
     let source = args.bpf_object.clone().map_or(ObjectSource::Embedded, ObjectSource::File);
-    let started = match FastPath::load(handle.clone(), &source, args.tc_attach, args.fast_path) {
-        Ok(mut fast_path) => fast_path.attach_underlay(node).await.map(|()| fast_path),
+    let started = match FastPath::load(attachments, &source, args.fast_path) {
+        Ok(mut fast_path) => fast_path.attach_underlay(underlay).await.map(|()| fast_path),
         Err(error) => Err(error.into()),
     };
     match started {

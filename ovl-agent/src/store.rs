@@ -89,6 +89,10 @@ pub struct Rejected {
     pub item: String,
     /// What is wrong with it.
     pub reason: String,
+    /// As [`Held::revision`], to change it by.
+    pub revision: i64,
+    /// As [`Held::term`].
+    pub term: i64,
 }
 
 /// A place where leases live.

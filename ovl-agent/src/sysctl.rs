@@ -40,8 +40,9 @@ pub fn warn_unless_forwarding() {
 /// Makes conntrack take TCP back that it has not seen for a while, and returns whether TCP may use the fast path.
 ///
 /// Packets of a connection that come back from the fast path lie outside the window conntrack knows. Unless it is
-/// liberal they are INVALID, which kube-proxy's rules drop.
-pub fn make_conntrack_liberal() -> bool {
+/// liberal they are INVALID, which kube-proxy's rules drop. Asked on every pass: conntrack may be loaded, and somebody
+/// may set it back, at any time. `allowed` is the last answer, so that a refusal is said once.
+pub fn make_conntrack_liberal(allowed: bool) -> bool {
     if read::<u8>(LIBERAL) == Some(1) {
         return true;
     }
@@ -55,10 +56,12 @@ pub fn make_conntrack_liberal() -> bool {
         // Without conntrack there is nobody to call a packet invalid.
         Err(error) if error.kind() == ErrorKind::NotFound => true,
         Err(error) => {
-            warn!(
-                "cannot set net.netfilter.nf_conntrack_tcp_be_liberal ({error}): TCP stays on the kernel path; \
-                 set it to 1 yourself, or let the agent write /proc/sys"
-            );
+            if allowed {
+                warn!(
+                    "cannot set net.netfilter.nf_conntrack_tcp_be_liberal ({error}): TCP stays on the kernel path; \
+                     set it to 1 yourself, or let the agent write /proc/sys"
+                );
+            }
             false
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
+use ovl_common::{Prefix, Remote};
 use rtnetlink::Handle;
 
 use crate::backend::{Backend, Desired, Tunnel};
@@ -46,7 +47,7 @@ impl Tables {
     }
 
     /// Makes everything equal to `desired`: first what is missing, from the device up to the routes that lead traffic
-    /// to it, then away with what is too much, the other way round.
+    /// to it and the fast path past both, then away with what is too much, the other way round.
     pub async fn make(
         &mut self,
         node: &Node,
@@ -57,27 +58,28 @@ impl Tables {
         let mut outcome = Outcome::default();
         let out = &mut outcome;
 
-        let devices = put_missing(&mut self.devices, &desired.devices, out).await;
+        let devices = put_missing(&mut self.devices, &desired.devices, out).await.unwanted;
         let mut overlay = None;
         if let Some(tables) = &mut self.overlay {
-            let addresses = put_missing(&mut tables.addresses, &desired.addresses, out).await;
+            let addresses = put_missing(&mut tables.addresses, &desired.addresses, out).await.unwanted;
             out.own_rows_stand = out.errors.is_empty();
-            let neighbours = put_missing(&mut tables.neighbours, &desired.neighbours, out).await;
-            let fdb = put_missing(&mut tables.fdb, &desired.fdb, out).await;
+            let neighbours = put_missing(&mut tables.neighbours, &desired.neighbours, out).await.unwanted;
+            let fdb = put_missing(&mut tables.fdb, &desired.fdb, out).await.unwanted;
             overlay = Some((addresses, neighbours, fdb));
         } else {
             out.own_rows_stand = out.errors.is_empty();
         }
+        let routes = put_missing(&mut self.routes, &desired.routes, out).await;
         let mut bpf = Unwanted::default();
         if let Some(fast_path) = &mut self.fast_path {
-            bpf = fast_path.put(node, tunnel, &desired.remotes, pods, out).await;
+            let remotes = carried_by_the_kernel(&desired.remotes, &routes.refused);
+            bpf = fast_path.put(node, tunnel, &remotes, pods, out).await;
         }
-        let routes = put_missing(&mut self.routes, &desired.routes, out).await;
 
-        delete(&mut self.routes, &routes, out).await;
         if let Some(fast_path) = &mut self.fast_path {
             fast_path.delete(&bpf, out).await;
         }
+        delete(&mut self.routes, &routes.unwanted, out).await;
         if let (Some(tables), Some((addresses, neighbours, fdb))) = (&mut self.overlay, overlay) {
             delete(&mut tables.fdb, &fdb, out).await;
             delete(&mut tables.neighbours, &neighbours, out).await;
@@ -86,4 +88,17 @@ impl Tables {
         delete(&mut self.devices, &devices, out).await;
         outcome
     }
+}
+
+/// The peers that the kernel path reaches: the fast path goes where the kernel would, or not at all.
+fn carried_by_the_kernel(
+    remotes: &BTreeMap<Prefix, Remote>,
+    refused: &[Ipv4Net],
+) -> BTreeMap<Prefix, Remote> {
+    let refused = refused.iter().map(|net| Prefix::new(net.addr().into(), net.prefix_len()));
+    let mut carried = remotes.clone();
+    for prefix in refused {
+        carried.remove(&prefix);
+    }
+    carried
 }

@@ -82,6 +82,8 @@ mod tests {
             key: Some(key.parse().expect(key)),
             item: key.into(),
             reason: "garbage".into(),
+            revision: 0,
+            term: 0,
         };
         view.replace(
             vec![lease("10.1.3.0-24", [3; 4])],

@@ -22,15 +22,6 @@ impl Prefix {
         let grown = if address.is_ipv4() { IPV4_BITS } else { 0 };
         Self { bits: grown + u32::from(length), address: address.into() }
     }
-
-    /// The first address and the length in the family's own terms, the reverse of [`Prefix::new`].
-    ///
-    /// A key that is neither (fewer than 96 bits of a v4-mapped address) yields IPv4 length 0.
-    pub fn parts(self) -> (IpAddr, u8) {
-        let address = IpAddr::from(self.address);
-        let shrunk = if address.is_ipv4() { self.bits.saturating_sub(IPV4_BITS) } else { self.bits };
-        (address, u8::try_from(shrunk).unwrap_or(u8::MAX))
-    }
 }
 
 #[cfg(test)]
@@ -38,17 +29,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ipv4_prefix_grows_by_the_mapped_bits_and_comes_back() {
+    fn an_ipv4_prefix_grows_by_the_mapped_bits() {
         let address = IpAddr::from([10, 42, 3, 0]);
         let prefix = Prefix::new(address, 24);
         assert_eq!(prefix.bits, 120);
-        assert_eq!(prefix.parts(), (address, 24));
+        assert_eq!(prefix.address, IpKey::from(address));
     }
 
     #[test]
     fn an_ipv6_prefix_keeps_its_length() {
         let address: IpAddr = "fd77:0:0:5::".parse().expect("a valid address");
         assert_eq!(Prefix::new(address, 64).bits, 64);
-        assert_eq!(Prefix::new(address, 64).parts(), (address, 64));
+        assert_eq!(Prefix::new(address, 64).address, IpKey::from(address));
     }
 }

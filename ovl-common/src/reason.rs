@@ -68,6 +68,7 @@ reasons! {
     Expired "expired" "The agent has not been heard of for longer than its deadline.",
     FastPathOff "fast_path_off" "The fast path is switched off (--fast-path=off).",
     NotIp "not_ip" "Not an IP packet of a family that is carried (ARP, IPv6, others).",
+    Vlan "vlan" "Tagged for a VLAN, which is another network.",
     NotForUs "not_for_us" "Addressed to another host or to a group on the link.",
     Short "short" "The packet ends before its headers do.",
     BadHeader "bad_header" "An IP version or header length that is not what it should be.",

@@ -1,4 +1,9 @@
 //! A socket buffer as a packet: the only pointer code.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "the kernel's helpers take and return C integers; every number here is small"
+)]
 
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{
@@ -100,6 +105,11 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        self.context().vlan_present != 0
+    }
+
+    #[inline(always)]
     fn to_this_host(&self) -> bool {
         self.context().pkt_type == PACKET_HOST
     }
@@ -124,7 +134,6 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "16 bits are asked for")]
     fn random(&mut self) -> u16 {
         // SAFETY: takes no argument.
         unsafe { bpf_get_prandom_u32() as u16 }

@@ -1,11 +1,11 @@
 //! `from_pod`: what a pod sends to a pod on another node.
 
-use ovl_common::wire::{ETHERTYPE_IPV4, Ethernet, Ipv4, VxlanOverIpv4};
+use ovl_common::wire::{Ethernet, Ipv4, VxlanOverIpv4};
 use ovl_common::{Config, Reason, Remote, Travel};
 
 use crate::active::active;
 use crate::encap;
-use crate::inspect::{Inner, Trailer, inspect};
+use crate::inspect::{Inner, Trailer, check_link_layer, inspect};
 use crate::learn::note_sender;
 use crate::packet::{INNER_IP, IP, Packet};
 use crate::tables::Tables;
@@ -32,9 +32,7 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
 
 #[inline(always)]
 fn carry<P: Packet, T: Tables>(packet: &mut P, tables: &T, config: &Config) -> Result<Verdict, Reason> {
-    if packet.ethertype() != ETHERTYPE_IPV4 {
-        return Err(Reason::NotIp);
-    }
+    check_link_layer(packet)?;
     packet.make_linear(HEADERS);
     let inner = inspect(packet, config, IP, Trailer::None)?;
     let remote = tables.remote(inner.destination).ok_or(Reason::NotOverlay)?;

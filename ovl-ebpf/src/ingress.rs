@@ -6,7 +6,7 @@ use ovl_common::{Config, Endpoint, IpKey, Reason, Travel};
 use crate::active::{active, is_local};
 use crate::decap::{self, Outer};
 use crate::egress::fits;
-use crate::inspect::{Inner, Trailer, inspect};
+use crate::inspect::{Inner, Trailer, check_link_layer, inspect};
 use crate::packet::{INNER_IP, IP, Packet};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
@@ -30,9 +30,7 @@ pub fn from_wire<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
 #[inline(always)]
 fn carry<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Verdict, Reason> {
     let config = active(tables)?;
-    if packet.ethertype() != ETHERTYPE_IPV4 {
-        return Err(Reason::NotIp);
-    }
+    check_link_layer(packet)?;
     if !packet.to_this_host() {
         return Err(Reason::NotForUs);
     }

@@ -1,6 +1,6 @@
 //! The IP packet that might take the fast path: what must hold of it, and what the path needs to know.
 
-use ovl_common::wire::{ICMP, IcmpEcho, Ipv4, TCP, Tcp, UDP};
+use ovl_common::wire::{ETHERTYPE_IPV4, ICMP, IcmpEcho, Ipv4, TCP, Tcp, UDP};
 use ovl_common::{Config, IpKey, Reason};
 
 use crate::packet::Packet;
@@ -71,6 +71,15 @@ pub fn inspect<P: Packet>(
         length,
         wire_length,
     })
+}
+
+/// An IPv4 packet on the link itself, not on a VLAN of it.
+#[inline(always)]
+pub fn check_link_layer<P: Packet>(packet: &P) -> Result<(), Reason> {
+    if packet.ethertype() != ETHERTYPE_IPV4 {
+        return Err(Reason::NotIp);
+    }
+    if packet.is_tagged() { Err(Reason::Vlan) } else { Ok(()) }
 }
 
 /// Version, header length and fragmentation: what must hold before any other field may be trusted.

@@ -5,10 +5,11 @@
 //! last sent on this interface. The last one matters because a bridge floods frames for a MAC it has forgotten to
 //! all its ports, and bridges forget pods whose every packet takes the fast path.
 
-use ovl_common::wire::{Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, Ipv4};
+use ovl_common::wire::{Arp, ETHERTYPE_ARP, Ethernet, Ipv4};
 use ovl_common::{Endpoint, IpKey, Reason};
 
 use crate::active::{active, is_local};
+use crate::inspect::check_link_layer;
 use crate::packet::{IP, Packet};
 use crate::tables::Tables;
 use crate::verdict::{Verdict, is_group};
@@ -18,7 +19,7 @@ use crate::verdict::{Verdict, is_group};
 pub(crate) fn note_sender<P: Packet, T: Tables>(packet: &mut P, tables: &T) {
     packet.make_linear(IP + size_of::<Arp>());
     let Ok(ethernet) = packet.at::<Ethernet>(0) else { return };
-    if is_group(ethernet.source) {
+    if packet.is_tagged() || is_group(ethernet.source) {
         return;
     }
     let ifindex = packet.ifindex();
@@ -54,9 +55,7 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
 #[inline(always)]
 fn learn<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Reason, Reason> {
     let config = active(tables)?;
-    if packet.ethertype() != ETHERTYPE_IPV4 {
-        return Err(Reason::NotIp);
-    }
+    check_link_layer(packet)?;
     packet.make_linear(IP + size_of::<Ipv4>());
     let ifindex = packet.ifindex();
     let port = tables.port(ifindex).ok_or(Reason::NotPort)?;
@@ -84,6 +83,7 @@ fn learn<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Reason, Rea
 
 #[cfg(test)]
 mod tests {
+    use ovl_common::wire::ETHERTYPE_IPV4;
     use ovl_common::{Mac, Travel};
 
     use super::*;
@@ -110,7 +110,8 @@ mod tests {
     #[test]
     fn what_proves_nothing_teaches_nothing() {
         type Change = fn(&mut Frame);
-        let table: [(&str, Change, Reason); 6] = [
+        let table: [(&str, Change, Reason); 7] = [
+            ("tagged", |f| f.tagged = true, Reason::Vlan),
             ("not ip", |f| f.change::<Ethernet>(0, |e| e.ethertype = [8, 6]), Reason::NotIp),
             ("short", |f| f.bytes.truncate(20), Reason::Short),
             ("no port", |f| f.ifindex = 99, Reason::NotPort),

@@ -27,8 +27,12 @@ pub trait Packet {
     /// Length in bytes from the Ethernet header on, of all segments together.
     fn length(&self) -> usize;
 
-    /// The EtherType as the device's driver read it, network byte order; a VLAN tag has been taken off.
+    /// The EtherType as the device's driver read it, network byte order; that of the payload where there is a VLAN tag.
     fn ethertype(&self) -> [u8; 2];
+
+    /// Whether the packet carries a VLAN tag. The kernel has taken it out of the bytes before any program sees them,
+    /// and puts it back when the packet leaves.
+    fn is_tagged(&self) -> bool;
 
     /// Whether the link-layer destination is this very host.
     fn to_this_host(&self) -> bool;

@@ -1,4 +1,5 @@
 //! The entry points. They only translate.
+#![expect(clippy::needless_pass_by_value, reason = "the signature that the macro calls")]
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};

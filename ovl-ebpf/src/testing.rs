@@ -44,6 +44,8 @@ pub struct Frame {
     pub bytes: Vec<u8>,
     /// The interface it came in on, or goes out of.
     pub ifindex: u32,
+    /// What [`Packet::is_tagged`] says.
+    pub tagged: bool,
     /// What [`Packet::to_this_host`] says.
     pub to_this_host: bool,
     /// What [`Packet::segment_size`] says.
@@ -55,7 +57,7 @@ pub struct Frame {
 impl Frame {
     /// A packet on an interface.
     pub fn new(ifindex: u32, bytes: Vec<u8>) -> Self {
-        Self { bytes, ifindex, to_this_host: true, segment_size: None, rigid: false }
+        Self { bytes, ifindex, tagged: false, to_this_host: true, segment_size: None, rigid: false }
     }
 
     /// A header of a frame that has it.
@@ -94,6 +96,10 @@ impl Packet for Frame {
 
     fn ethertype(&self) -> [u8; 2] {
         self.at::<Ethernet>(0).map_or([0; 2], |ethernet| ethernet.ethertype)
+    }
+
+    fn is_tagged(&self) -> bool {
+        self.tagged
     }
 
     fn to_this_host(&self) -> bool {
@@ -327,6 +333,7 @@ pub type Change = fn(&mut Frame);
 pub fn left_to_the_kernel_from_pod() -> Vec<(&'static str, Change, Reason)> {
     vec![
         ("arp", |f| f.change::<Ethernet>(0, |e| e.ethertype = [8, 6]), Reason::NotIp),
+        ("vlan", |f| f.tagged = true, Reason::Vlan),
         ("ipv6", |f| f.change::<Ethernet>(0, |e| e.ethertype = [0x86, 0xdd]), Reason::NotIp),
         ("empty", |f| f.bytes.truncate(14), Reason::Short),
         ("half a header", |f| f.bytes.truncate(30), Reason::Short),
@@ -371,6 +378,7 @@ pub fn outer(frame: &mut Frame, change: impl FnOnce(&mut Ipv4)) {
 pub fn left_to_the_kernel_from_wire() -> Vec<(&'static str, Change, Reason)> {
     vec![
         ("arp", |f| f.change::<Ethernet>(0, |e| e.ethertype = [8, 6]), Reason::NotIp),
+        ("vlan", |f| f.tagged = true, Reason::Vlan),
         ("another host's", |f| f.to_this_host = false, Reason::NotForUs),
         ("empty", |f| f.bytes.truncate(20), Reason::Short),
         ("no vxlan header", |f| f.bytes.truncate(IP + 30), Reason::Short),

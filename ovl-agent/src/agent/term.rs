@@ -33,8 +33,8 @@ pub(super) async fn settled(term: &mut Option<TermFuture<'_>>) -> anyhow::Result
 }
 
 impl Agent {
-    /// Takes news of the leases in, and returns whether our own is lost.
-    pub(super) fn take(&mut self, update: Update) -> bool {
+    /// Takes news of the leases in.
+    pub(super) fn take(&mut self, update: Update) {
         if !matches!(update, Update::Unavailable(_)) && self.store_error.take().is_some() {
             info!("{} answers again", self.store_name);
         }
@@ -67,7 +67,6 @@ impl Agent {
                 self.store_error = Some(reason);
             }
         }
-        self.is_lost()
     }
 
     fn reject(&self, item: &Rejected) {
@@ -76,27 +75,22 @@ impl Agent {
         }
     }
 
-    /// Whether the store says that somebody else holds our subnet, or nobody.
-    fn is_lost(&self) -> bool {
+    /// Why our lease has to be taken again, where the store says that we don't hold it.
+    pub(super) fn lost(&self) -> Option<String> {
+        let key = self.held.lease.key;
         if !self.view.is_complete() {
-            return false;
+            return None;
         }
-        match self.view.get(self.held.lease.key) {
-            Some(attrs) if *attrs == self.attrs => false,
-            Some(attrs) => {
-                error!(
-                    "our lease {} was taken over by {}; taking another",
-                    self.held.lease.key, attrs.public_ip
-                );
-                true
-            }
-            None => {
-                error!(
-                    "our lease {} vanished from {}; taking it again",
-                    self.held.lease.key, self.store_name
-                );
-                true
-            }
+        if let Some(item) = self.rejected_items.iter().find(|item| item.key == Some(key)) {
+            return Some(format!(
+                "our lease {key} was overwritten with what cannot be read: {}",
+                item.reason
+            ));
+        }
+        match self.view.get(key) {
+            Some(attrs) if *attrs == self.attrs => None,
+            Some(attrs) => Some(format!("our lease {key} was taken over by {}", attrs.public_ip)),
+            None => Some(format!("our lease {key} vanished from {}", self.store_name)),
         }
     }
 
@@ -123,7 +117,11 @@ impl Agent {
                     );
                     self.node.subnet = new;
                 }
-                self.view.delete(self.held.lease.key);
+                // By now the old subnet may be somebody else's.
+                if self.view.get(self.held.lease.key) == Some(&self.attrs) {
+                    self.view.delete(self.held.lease.key);
+                }
+                self.rejected_items.retain(|item| item.key != Some(held.lease.key));
                 self.view.put(held.lease.clone());
                 self.held = held;
                 NextTerm::Held

@@ -42,8 +42,10 @@ impl Vxlan {
         device_name(self.options.vni)
     }
 
+    /// An MTU in the config is the underlay's where the path is narrower than the interface; wider than the interface
+    /// it cannot be.
     pub(super) fn mtu(&self, underlay_mtu: u32) -> u32 {
-        self.options.mtu.unwrap_or(underlay_mtu).saturating_sub(OVERHEAD)
+        self.options.mtu.unwrap_or(underlay_mtu).min(underlay_mtu).saturating_sub(OVERHEAD)
     }
 
     pub(super) fn tunnel(&self, underlay_mtu: u32) -> Tunnel {
@@ -70,6 +72,7 @@ impl Vxlan {
             underlay: node.underlay.ifindex,
             mtu: self.mtu(node.underlay.mtu),
             mac: self.mac,
+            learning: false,
         };
         desired.devices.insert(self.device_name(), device);
         desired.addresses.insert(host(node.subnet.addr()), ());
@@ -82,10 +85,16 @@ impl Vxlan {
         desired: &mut Desired,
     ) -> Result<(), String> {
         let mac = self.peer_mac(attrs)?;
-        if let Some(other) = desired.fdb.get(&mac) {
+        // One node may hold two leases, the older of which is only waiting for its end.
+        if let Some(other) = desired.fdb.get(&mac)
+            && *other != attrs.public_ip
+        {
             return Err(format!("its VtepMAC {mac} is that of node {other}, too"));
         }
         let gateway = subnet.addr();
+        if desired.neighbours.get(&gateway).is_some_and(|other| *other != mac) {
+            return Err(format!("another node's lease starts at {gateway}, too"));
+        }
         desired.neighbours.insert(gateway, mac);
         desired.fdb.insert(mac, attrs.public_ip);
         desired.routes.insert(subnet, Route { gateway, device: self.device_name(), onlink: true });
@@ -154,9 +163,30 @@ mod tests {
     }
 
     #[test]
-    fn an_mtu_in_the_config_is_the_underlays() {
-        let options = VxlanOptions { mtu: Some(9000), ..vxlan().options };
-        assert_eq!(Vxlan { options, ..vxlan() }.mtu(1500), 8950);
+    fn an_mtu_in_the_config_narrows_the_interfaces() {
+        for (config, interface, pods) in
+            [(None, 1500, 1450), (Some(1400), 1500, 1350), (Some(9000), 1500, 1450)]
+        {
+            let options = VxlanOptions { mtu: config, ..vxlan().options };
+            assert_eq!(Vxlan { options, ..vxlan() }.mtu(interface), pods, "{config:?} on {interface}");
+        }
+    }
+
+    #[test]
+    fn two_leases_of_one_node_are_both_carried() {
+        let view = view(&[("10.42.2.0-24", PEER), ("10.42.50.0-24", PEER)]);
+        let desired = Backend::Vxlan(vxlan()).desired(&node(), network(), &view);
+        assert_eq!((desired.routes.len(), desired.fdb.len(), desired.rejected.len()), (2, 1, 0));
+    }
+
+    #[test]
+    fn two_leases_that_start_alike_do_not_mix() {
+        let other = PEER.replace("192.0.2.12", "192.0.2.13").replace("0c\"", "0d\"");
+        let view = view(&[("10.42.7.0-24", PEER), ("10.42.7.0-25", &other)]);
+        let desired = Backend::Vxlan(vxlan()).desired(&node(), network(), &view);
+        assert_eq!((desired.routes.len(), desired.neighbours.len()), (1, 1));
+        let reason = desired.rejected.values().next().expect("one is rejected");
+        assert!(reason.contains("starts at 10.42.7.0"), "{reason}");
     }
 
     #[test]

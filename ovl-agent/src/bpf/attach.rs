@@ -7,6 +7,7 @@ use aya::Ebpf;
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use ipnet::Ipv4Net;
 use ovl_common::Program;
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
@@ -17,9 +18,8 @@ use tracing::{debug, info};
 use super::load::LoadError;
 use crate::table::Table;
 
-/// Our filters' priority and handle, by which we tell them from everybody else's.
+/// The priority of our filters. With the handle, which is the overlay's, it tells them from everybody else's.
 const PRIORITY: u16 = 111;
-const HANDLE: TcHandle = TcHandle::new(0, 0x6f76);
 /// `ETH_P_ALL` as it stands in a filter's `info`.
 const ALL_PROTOCOLS: u16 = 0x0003_u16.to_be();
 
@@ -70,6 +70,8 @@ struct Held {
 pub struct AttachmentTable {
     handle: Handle,
     how: TcAttach,
+    /// The handle of this overlay's filters.
+    filter: TcHandle,
     held: BTreeMap<Hook, Held>,
 }
 
@@ -80,9 +82,19 @@ pub struct Attaching<'a> {
 }
 
 impl AttachmentTable {
-    /// No attachments yet.
-    pub fn new(handle: Handle, how: TcAttach) -> Self {
-        Self { handle, how, held: BTreeMap::new() }
+    /// No attachments yet. `overlay` is the network's range, whose filters are told from another overlay's by it.
+    pub fn new(handle: Handle, how: TcAttach, overlay: Ipv4Net) -> Self {
+        Self { handle, how, filter: filter_handle(overlay), held: BTreeMap::new() }
+    }
+
+    /// Removes the filters that an agent of this overlay left on `interfaces` when it was killed.
+    pub async fn remove_leftovers(&self, interfaces: impl Iterator<Item = u32>) -> Result<()> {
+        for ifindex in interfaces {
+            for program in [Program::FromPod, Program::ToPod] {
+                self.remove_filter(Hook { ifindex, program }).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The table for one pass.
@@ -142,7 +154,7 @@ impl AttachmentTable {
         let found: Vec<TcMessage> = request.execute().try_collect().await?;
         Ok(found.iter().any(|filter| {
             filter.header.info >> 16 == u32::from(PRIORITY)
-                && u32::from(filter.header.handle) == u32::from(HANDLE)
+                && u32::from(filter.header.handle) == u32::from(self.filter)
         }))
     }
 
@@ -150,7 +162,7 @@ impl AttachmentTable {
         let mut message = TcMessage::default();
         message.header.index = i32::try_from(hook.ifindex)?;
         message.header.parent = parent(hook);
-        message.header.handle = PacketTcHandle::from(u32::from(HANDLE));
+        message.header.handle = PacketTcHandle::from(u32::from(self.filter));
         message.header.info = u32::from(PRIORITY) << 16 | u32::from(ALL_PROTOCOLS);
         message.attributes.push(rtnetlink::packet_route::tc::TcAttribute::Kind("bpf".to_owned()));
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::DelTrafficFilter(message));
@@ -168,6 +180,13 @@ impl AttachmentTable {
         }
         Ok(())
     }
+}
+
+/// A number of its own for every overlay that one is likely to find on one machine: the middle bytes of its range.
+fn filter_handle(overlay: Ipv4Net) -> TcHandle {
+    let [a, b, c, _] = overlay.addr().octets();
+    let minor = u16::from_be_bytes([a ^ c, b]) ^ u16::from(overlay.prefix_len());
+    TcHandle::new(0, minor | 1)
 }
 
 /// `TC_H_CLSACT` with the minor number of the direction (`linux/pkt_sched.h`).
@@ -220,8 +239,8 @@ impl Attaching<'_> {
         }
         // One that an agent left behind when it was killed would be in the way.
         self.table.remove_filter(hook).await.map_err(wrong)?;
+        let options = NlOptions { priority: PRIORITY, handle: self.table.filter, classid: None };
         let program = self.program(hook.program).map_err(wrong)?;
-        let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
         let id = program
             .attach_with_options(&attachment.interface, hook.direction(), TcAttachOptions::Netlink(options))
             .map_err(|error| LoadError::attaching(step(), &error))?;

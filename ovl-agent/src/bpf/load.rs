@@ -36,7 +36,7 @@ pub struct LoadError {
     pub advice: &'static str,
 }
 
-const NO_RIGHTS: &str = "give the agent CAP_BPF and CAP_NET_ADMIN (CAP_SYS_ADMIN on kernels before 5.8), \
+const NO_RIGHTS: &str = "give the agent CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (CAP_SYS_ADMIN on kernels before 5.8), \
                          or choose --mode kernel";
 const NO_OBJECT: &str =
     "build it with `cargo xtask build-ebpf` and build ovl-agent again, or name one with --bpf-object";
@@ -143,10 +143,14 @@ fn from_kernel(step: impl Into<String>, error: &(dyn std::error::Error + 'static
     LoadError { step: step.into(), reason, advice }
 }
 
-/// The last lines of a verifier log say what it refused; the instructions before them fill screens.
+/// The last lines of a verifier log say what it refused; the instructions before them fill screens, and behind them
+/// it says how long it took.
 fn one_line(text: &str) -> String {
     const LAST: usize = 3;
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed "];
+    let is_statistics = |line: &str| STATISTICS.iter().any(|start| line.starts_with(start));
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !is_statistics(line));
+    let lines: Vec<&str> = lines.collect();
     match lines.as_slice() {
         [first, .., _] if lines.len() > LAST + 1 => {
             format!("{first} … {}", lines[lines.len() - LAST..].join(" / "))
@@ -168,11 +172,9 @@ mod tests {
 
     #[test]
     fn a_long_verifier_log_becomes_its_end() {
-        let log = "the verifier refused\n0: (bf) r6 = r1\n1: x\n2: y\nR1 invalid mem access 'inv'\nprocessed 7 insns\n";
-        assert_eq!(
-            one_line(log),
-            "the verifier refused … 2: y / R1 invalid mem access 'inv' / processed 7 insns"
-        );
+        let log = "the verifier refused\n0: (bf) r6 = r1\n1: x\n2: y\nR1 invalid mem access 'inv'\n\
+                   verification time 517 usec\nstack depth 104+0\nprocessed 7 insns (limit 1000000)\n";
+        assert_eq!(one_line(log), "the verifier refused … 1: x / 2: y / R1 invalid mem access 'inv'");
         assert_eq!(one_line("short\n"), "short");
     }
 

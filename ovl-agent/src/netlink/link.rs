@@ -66,7 +66,7 @@ impl DeviceTable {
             .dev(device.underlay)
             .local(device.local)
             .port(device.port)
-            .learning(false)
+            .learning(device.learning)
             // Set at creation: systemd's MACAddressPolicy replaces an address that the kernel made up.
             .address(device.mac.0.to_vec())
             .mtu(device.mtu)
@@ -147,7 +147,9 @@ impl Table for DeviceTable {
 
 /// What the kernel can't change on a living device.
 fn same_tunnel(have: &VxlanDevice, want: &VxlanDevice) -> bool {
-    (have.vni, have.port, have.local, have.underlay) == (want.vni, want.port, want.local, want.underlay)
+    let parameters =
+        |device: &VxlanDevice| (device.vni, device.port, device.local, device.underlay, device.learning);
+    parameters(have) == parameters(want)
 }
 
 fn found(message: &LinkMessage) -> Found {
@@ -191,6 +193,7 @@ fn vxlan(infos: &[LinkInfo]) -> Option<VxlanDevice> {
         underlay: 0,
         mtu: 0,
         mac: Mac::default(),
+        learning: false,
     };
     let data = infos
         .iter()
@@ -202,6 +205,8 @@ fn vxlan(infos: &[LinkInfo]) -> Option<VxlanDevice> {
             device.port = *port;
         } else if let InfoVxlan::Local(address) = item {
             device.local = *address;
+        } else if let InfoVxlan::Learning(learning) = item {
+            device.learning = *learning;
         } else if let InfoVxlan::Link(ifindex) = item {
             device.underlay = *ifindex;
         }

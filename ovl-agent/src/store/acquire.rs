@@ -8,7 +8,7 @@ use rand::seq::IteratorRandom as _;
 use tracing::{debug, warn};
 
 use super::{Held, Listed, Rejected, Store, StoreError};
-use crate::lease::{LeaseAttrs, LeaseKey};
+use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::network::Network;
 
 /// How many free subnets the choice is made among, as in flannel: enough that nodes that start together seldom meet.
@@ -23,6 +23,8 @@ pub enum Choice<'a> {
     TakeOver(&'a Listed),
     /// Remove our own lease, which the config does not allow any more, and choose again.
     Remove(&'a Listed),
+    /// Write over what stands at the subnet that was ours and cannot be read.
+    Mend(&'a Rejected, LeaseKey),
     /// Create a lease of this subnet.
     Create(Ipv4Net),
     /// Nothing is free.
@@ -33,7 +35,7 @@ pub enum Choice<'a> {
 pub fn choose<'a>(
     network: &Network,
     leases: &'a [Listed],
-    rejected: &[Rejected],
+    rejected: &'a [Rejected],
     me: &LeaseAttrs,
     previous: Option<Ipv4Net>,
     random: &mut impl Rng,
@@ -44,6 +46,14 @@ pub fn choose<'a>(
         let key = listed.lease.key;
         let fits = network.fits(key.ipv4) && key.ipv6.is_none();
         return if fits { Choice::TakeOver(listed) } else { Choice::Remove(listed) };
+    }
+    let was_ours =
+        |item: &&Rejected| item.key.is_some_and(|key| Some(key.ipv4) == previous && key.ipv6.is_none());
+    if let Some(item) = rejected.iter().find(was_ours)
+        && let Some(key) = item.key
+        && network.fits(key.ipv4)
+    {
+        return Choice::Mend(item, key);
     }
     // An item that cannot be read still names a subnet, which may be somebody's.
     let taken: Vec<Ipv4Net> = leases
@@ -83,6 +93,12 @@ pub async fn acquire<S: Store, R: Rng>(
                     Err(error) => Err(error),
                 }
             }
+            Choice::Mend(item, key) => {
+                warn!("{} cannot be read, but its subnet was ours: writing it anew", item.item);
+                let lease = Lease { key, attrs: me.clone() };
+                let listed = Listed { lease, revision: item.revision, term: item.term };
+                store.take_over(&listed, me).await
+            }
             Choice::Create(ipv4) => store.create(LeaseKey { ipv4, ipv6: None }, me).await,
             Choice::Full => return Err(full(store, network, &leases)),
         };
@@ -120,7 +136,6 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
-    use crate::lease::Lease;
 
     const ME: [u8; 4] = [192, 0, 2, 11];
 
@@ -154,6 +169,7 @@ mod tests {
             Choice::TakeOver(listed) => format!("take over {}", listed.lease.key),
             Choice::Remove(listed) => format!("remove {}", listed.lease.key),
             Choice::Create(subnet) => format!("create {subnet}"),
+            Choice::Mend(item, _) => format!("mend {}", item.item),
             Choice::Full => "full".into(),
         }
     }
@@ -165,9 +181,19 @@ mod tests {
             key: Some(key.parse().expect(key)),
             item: key.into(),
             reason: "garbage".into(),
+            revision: 1,
+            term: 1,
         };
         let (a, b, c) = ("10.9.0.64-26", "10.9.0.128-26", "10.9.0.192-26");
-        let table: [Case; 9] = [
+        let table: [Case; 10] = [
+            (
+                "unreadable, but was ours",
+                vec![listed(a, other)],
+                vec![unreadable(b)],
+                ME,
+                Some("10.9.0.128/26"),
+                "mend 10.9.0.128-26",
+            ),
             ("own", vec![listed(a, other), listed(b, ME)], vec![], ME, None, "take over 10.9.0.128-26"),
             (
                 "own, of another length",

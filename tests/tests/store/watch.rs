@@ -73,6 +73,7 @@ pub(crate) async fn an_outage_removes_nothing<F: Fixture>(fixture: &mut F) {
         assert!(other.list().await.is_err(), "an empty list would be a lie");
         assert!(other.network_config().await.is_err(), "so would no config");
         assert!(other.create(key("10.42.3.0-24"), &attrs(ME)).await.is_err());
+        watcher.stays_quiet().await;
         fixture.end_outage();
         watcher.until("a new snapshot", |now| now.snapshots == 2).await;
         assert_eq!(watcher.leases, before);

@@ -1,6 +1,7 @@
 //! A consumer of a watch, which keeps account of all it was told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ovl_agent::lease::LeaseKey;
 use ovl_agent::store::{Rejected, Store, Update};
@@ -52,6 +53,14 @@ impl Watcher {
             }
         })
         .await;
+    }
+
+    /// That nothing is said while the store is asked several times.
+    pub(crate) async fn stays_quiet(&mut self) {
+        let several_tries = Duration::from_millis(500);
+        if let Ok(update) = tokio::time::timeout(several_tries, self.updates.recv()).await {
+            panic!("not quiet: {update:?}");
+        }
     }
 
     /// Waits for the first snapshot, which must be the first update.

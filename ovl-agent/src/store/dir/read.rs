@@ -37,10 +37,13 @@ pub(super) fn all(folder: &Path) -> Result<(Vec<Listed>, Vec<Rejected>), StoreEr
 /// Reads one lease; `None` where it is absent or has expired.
 pub(super) fn lease(path: &Path, name: &str) -> Result<Option<Listed>, Rejected> {
     let key = name.parse::<LeaseKey>();
+    let revision = fs::metadata(path).map_or(0, |metadata| revision_of(&metadata));
     let rejected = |reason: String| Rejected {
         key: key.as_ref().ok().copied(),
         item: path.display().to_string(),
         reason,
+        revision,
+        term: 0,
     };
     let key = key.as_ref().map_err(|error| rejected(error.to_string()))?;
     let file = match open(path) {

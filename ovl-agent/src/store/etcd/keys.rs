@@ -65,6 +65,8 @@ impl Keys {
             key: None,
             item: item.clone().into_owned(),
             reason: error.to_string(),
+            revision: 0,
+            term: 0,
         })
     }
 
@@ -75,6 +77,8 @@ impl Keys {
             key: Some(key),
             item: self.lease(key),
             reason: format!("not a lease: {error}"),
+            revision: pair.mod_revision(),
+            term: pair.lease(),
         })?;
         Ok(Listed { lease: Lease { key, attrs }, revision: pair.mod_revision(), term: pair.lease() })
     }
