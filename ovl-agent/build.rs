@@ -5,7 +5,8 @@ use std::{env, fs};
 
 fn main() {
     println!("cargo:rerun-if-env-changed=OVL_BPF_OBJECT");
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let workspace = manifest.parent().unwrap_or(manifest);
     let object =
         env::var_os("OVL_BPF_OBJECT").map_or_else(|| workspace.join("target/ovl.bpf.o"), PathBuf::from);
     println!("cargo:rerun-if-changed={}", object.display());

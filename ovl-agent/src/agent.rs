@@ -137,8 +137,8 @@ impl Agent {
         let backend = startup::backend(&handle, &network).await?;
         backend.check(&underlay, public_ip)?;
         // The device's name and the network's range are what our rows are known by.
-        let mut instances = vec![Instance::claim(&network.ipv4.to_string())?];
-        instances.extend(backend.device().map(|device| Instance::claim(&device)).transpose()?);
+        let names = backend.device().into_iter().chain([network.ipv4.to_string()]);
+        let instances = names.map(|name| Instance::claim(&name)).collect::<Result<Vec<_>>>()?;
         let control = Control::listen(&args.socket)?;
         // Before anything is taken from the store: --strict may end it here.
         let loaded = startup::fast_path(&handle, &args, &underlay, network.ipv4).await?;
