@@ -20,7 +20,7 @@ impl Instance {
         let listener = UnixListener::bind_addr(&name).with_context(|| {
             format!(
                 "another ovl-agent already manages {overlay} in this network namespace; stop it first, \
-                 or give this network another VNI"
+                 or give this network a Network and a VNI of its own"
             )
         })?;
         Ok(Self { _name: listener })

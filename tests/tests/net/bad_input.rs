@@ -41,6 +41,24 @@ fn flags_that_make_no_sense_are_named() {
 }
 
 #[test]
+fn interfaces_that_are_not_there_are_named() {
+    let overlay = Overlay::without_agents(Topology::builder("iface").nodes(2), "vxlan").unwrap();
+    let store = format!("--mode kernel --store dir:{}", overlay.store.path().display());
+    let table: [(&str, &[&str]); 3] = [
+        ("--iface eth7", &["--iface eth7", "lo, eth0"]),
+        ("--iface 10.9.9.9", &["--iface 10.9.9.9", "no interface"]),
+        ("--public-ip 203.0.113.9", &["--public-ip 203.0.113.9", "--iface"]),
+    ];
+    for (args, parts) in table {
+        let agent = overlay.node(0).command(artifacts::agent_binary().unwrap()).words(&store).words(args);
+        let output = agent.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{args}: {said}");
+        assert_says(said.lines().last().unwrap_or_default(), parts);
+    }
+}
+
+#[test]
 fn configs_that_make_no_sense_are_named() {
     let overlay = Overlay::without_agents(Topology::builder("config").nodes(2), "vxlan").unwrap();
     let table: [(&str, &[&str]); 5] = [
