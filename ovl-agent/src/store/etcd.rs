@@ -72,6 +72,18 @@ impl EtcdStore {
         }
         written
     }
+
+    /// What stands at a key.
+    async fn get(&self, key: &str) -> Result<Option<etcd_client::KeyValue>, StoreError> {
+        let mut answer = self
+            .endpoints
+            .call(|client| {
+                let key = key.to_owned();
+                async move { client.kv_client().get(key, None).await }
+            })
+            .await?;
+        Ok(answer.take_kvs().into_iter().next())
+    }
 }
 
 impl Store for EtcdStore {
@@ -80,15 +92,8 @@ impl Store for EtcdStore {
     }
 
     async fn network_config(&self) -> Result<Option<String>, StoreError> {
-        let key = self.keys.config();
-        let answer = self
-            .endpoints
-            .call(|client| {
-                let key = key.clone();
-                async move { client.kv_client().get(key, None).await }
-            })
-            .await?;
-        Ok(answer.kvs().first().map(|pair| String::from_utf8_lossy(pair.value()).into_owned()))
+        let config = self.get(&self.keys.config()).await?;
+        Ok(config.map(|pair| String::from_utf8_lossy(pair.value()).into_owned()))
     }
 
     async fn claim_identity(&mut self, public_ip: Ipv4Addr) -> Result<(), StoreError> {
@@ -148,16 +153,10 @@ impl Store for EtcdStore {
             // The key went with its term. Whoever has it now, has it.
             return self.create(held.lease.key, &held.lease.attrs).await;
         }
-        let answer = self
-            .endpoints
-            .call(|client| {
-                let key = key.clone();
-                async move { client.kv_client().get(key, None).await }
-            })
-            .await?;
+        let written = self.get(&key).await?;
         let is_ours =
             |pair: &etcd_client::KeyValue| pair.mod_revision() == held.revision && pair.lease() == held.term;
-        if answer.kvs().first().is_some_and(is_ours) {
+        if written.as_ref().is_some_and(is_ours) {
             return Ok(Held { expires, ..held.clone() });
         }
         term::discard(&self.endpoints, held.term).await;

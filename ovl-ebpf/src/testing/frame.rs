@@ -1,0 +1,112 @@
+//! A packet in memory.
+
+use bytemuck::{AnyBitPattern, NoUninit};
+use ovl_common::Reason;
+use ovl_common::wire::Ethernet;
+
+use crate::packet::{IP, Packet, TUNNEL};
+
+/// What fresh headroom holds: not zeros, so that a header byte nobody wrote is noticed.
+const POISON: u8 = 0xa5;
+
+/// Bytes with the properties that a socket buffer has besides.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// The interface it came in on, or goes out of.
+    pub ifindex: u32,
+    /// What [`Packet::is_tagged`] says.
+    pub tagged: bool,
+    /// What [`Packet::to_this_host`] says.
+    pub to_this_host: bool,
+    /// What [`Packet::segment_size`] says.
+    pub segment_size: Option<usize>,
+    /// Makes [`Packet::push_tunnel`] and [`Packet::pop_tunnel`] fail, as they do for packets they don't support.
+    pub rigid: bool,
+}
+
+impl Frame {
+    /// A packet on an interface.
+    pub fn new(ifindex: u32, bytes: Vec<u8>) -> Self {
+        Self { bytes, ifindex, tagged: false, to_this_host: true, segment_size: None, rigid: false }
+    }
+
+    /// A header of a frame that has it.
+    ///
+    /// # Panics
+    /// Where it ends before.
+    pub fn read<T: AnyBitPattern>(&self, offset: usize) -> T {
+        *self.at(offset).expect("the frame is long enough")
+    }
+
+    /// Changes a header of a frame that has it.
+    ///
+    /// # Panics
+    /// Where it ends before.
+    pub fn change<T: AnyBitPattern + NoUninit>(&mut self, offset: usize, change: impl FnOnce(&mut T)) {
+        change(self.at_mut(offset).expect("the frame is long enough"));
+    }
+}
+
+impl Packet for Frame {
+    fn at<T: AnyBitPattern>(&self, offset: usize) -> Result<&T, Reason> {
+        let bytes = self.bytes.get(offset..offset + size_of::<T>()).ok_or(Reason::Short)?;
+        Ok(bytemuck::from_bytes(bytes))
+    }
+
+    fn at_mut<T: AnyBitPattern + NoUninit>(&mut self, offset: usize) -> Result<&mut T, Reason> {
+        let bytes = self.bytes.get_mut(offset..offset + size_of::<T>()).ok_or(Reason::Short)?;
+        Ok(bytemuck::from_bytes_mut(bytes))
+    }
+
+    fn make_linear(&mut self, _bytes: usize) {}
+
+    fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn ethertype(&self) -> [u8; 2] {
+        self.at::<Ethernet>(0).map_or([0; 2], |ethernet| ethernet.ethertype)
+    }
+
+    fn is_tagged(&self) -> bool {
+        self.tagged
+    }
+
+    fn to_this_host(&self) -> bool {
+        self.to_this_host
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    fn segment_size(&self) -> Option<usize> {
+        self.segment_size
+    }
+
+    fn flow_hash(&mut self) -> u32 {
+        0x1234_5678
+    }
+
+    fn random(&mut self) -> u16 {
+        0xbeef
+    }
+
+    fn push_tunnel(&mut self) -> Result<(), Reason> {
+        if self.rigid {
+            return Err(Reason::NoRoom);
+        }
+        self.bytes.splice(IP..IP, [POISON; TUNNEL]);
+        Ok(())
+    }
+
+    fn pop_tunnel(&mut self) -> Result<(), Reason> {
+        if self.rigid {
+            return Err(Reason::NoRoom);
+        }
+        self.bytes.drain(IP..IP + TUNNEL);
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! Packets that are not good, or not for the fast path.
+
+use ovl_common::wire::{Ethernet, Ipv4, Udp, Vxlan};
+use ovl_common::{Mac, Reason};
+
+use super::{Frame, POD_PORT};
+use crate::packet::{INNER_IP, IP};
+
+/// How a good packet becomes one that the path must leave alone.
+pub type Change = fn(&mut Frame);
+
+/// Packets of a pod that go to the kernel untouched, with the reason, made from [`from_pod_frame`].
+pub fn left_to_the_kernel_from_pod() -> Vec<(&'static str, Change, Reason)> {
+    vec![
+        ("arp", |f| f.change::<Ethernet>(0, |e| e.ethertype = [8, 6]), Reason::NotIp),
+        ("vlan", |f| f.tagged = true, Reason::Vlan),
+        ("ipv6", |f| f.change::<Ethernet>(0, |e| e.ethertype = [0x86, 0xdd]), Reason::NotIp),
+        ("empty", |f| f.bytes.truncate(14), Reason::Short),
+        ("half a header", |f| f.bytes.truncate(30), Reason::Short),
+        ("version 6", |f| f.change::<Ipv4>(IP, |i| i.version_and_length = 0x65), Reason::BadHeader),
+        ("header of 16", |f| f.change::<Ipv4>(IP, |i| i.version_and_length = 0x44), Reason::BadHeader),
+        ("options", |f| f.change::<Ipv4>(IP, |i| i.version_and_length = 0x46), Reason::Options),
+        ("first fragment", |f| f.change::<Ipv4>(IP, |i| i.fragment = [0x20, 0]), Reason::Fragment),
+        ("last fragment", |f| f.change::<Ipv4>(IP, |i| i.fragment = [0, 9]), Reason::Fragment),
+        ("ttl 1", |f| f.change::<Ipv4>(IP, |i| i.ttl = 1), Reason::Ttl),
+        ("ttl 0", |f| f.change::<Ipv4>(IP, |i| i.ttl = 0), Reason::Ttl),
+        ("sctp", |f| f.change::<Ipv4>(IP, |i| i.protocol = 132), Reason::Protocol),
+        ("longer than said", |f| f.bytes.push(0), Reason::BadLength),
+        ("shorter than said", |f| f.bytes.truncate(100), Reason::BadLength),
+        ("length 0", |f| f.change::<Ipv4>(IP, |i| i.total_length = [0; 2]), Reason::BadLength),
+        ("elsewhere", |f| f.change::<Ipv4>(IP, |i| i.destination = [8, 8, 8, 8]), Reason::NotOverlay),
+        ("group", |f| f.change::<Ipv4>(IP, |i| i.destination = [224, 0, 0, 1]), Reason::NotOverlay),
+        ("borrowed source", |f| f.change::<Ipv4>(IP, |i| i.source = [10, 42, 3, 9]), Reason::UnknownSource),
+        ("borrowed mac", |f| f.change::<Ethernet>(0, |e| e.source = Mac([2; 6])), Reason::UnknownSource),
+        (
+            "to a neighbour",
+            |f| f.change::<Ethernet>(0, |e| e.destination = Mac([2; 6])),
+            Reason::NotToGateway,
+        ),
+        ("other port", |f| f.ifindex = POD_PORT + 1, Reason::MovedSource),
+        ("no room", |f| f.rigid = true, Reason::NoRoom),
+    ]
+}
+
+const UDP: usize = IP + 20;
+const VXLAN: usize = IP + 28;
+const INNER: usize = IP + 36;
+
+/// Changes the outer IP header and makes its checksum right again.
+pub fn outer(frame: &mut Frame, change: impl FnOnce(&mut Ipv4)) {
+    frame.change::<Ipv4>(IP, |ip| {
+        change(ip);
+        ip.checksum = ip.computed_checksum();
+    });
+}
+
+/// Packets on the underlay that go to the kernel untouched, with the reason, made from [`from_wire_frame`].
+pub fn left_to_the_kernel_from_wire() -> Vec<(&'static str, Change, Reason)> {
+    vec![
+        ("arp", |f| f.change::<Ethernet>(0, |e| e.ethertype = [8, 6]), Reason::NotIp),
+        ("vlan", |f| f.tagged = true, Reason::Vlan),
+        ("another host's", |f| f.to_this_host = false, Reason::NotForUs),
+        ("empty", |f| f.bytes.truncate(20), Reason::Short),
+        ("no vxlan header", |f| f.bytes.truncate(IP + 30), Reason::Short),
+        ("another address", |f| outer(f, |i| i.destination = [192, 0, 2, 99]), Reason::NotTunnel),
+        ("not udp", |f| outer(f, |i| i.protocol = 6), Reason::NotTunnel),
+        ("another port", |f| f.change::<Udp>(UDP, |u| u.destination = [0, 53]), Reason::NotTunnel),
+        ("outer options", |f| outer(f, |i| i.version_and_length = 0x46), Reason::Options),
+        ("outer fragment", |f| outer(f, |i| i.fragment = [0x20, 0]), Reason::Fragment),
+        ("outer checksum", |f| f.change::<Ipv4>(IP, |i| i.checksum = [1, 2]), Reason::BadHeader),
+        ("outer length", |f| outer(f, |i| i.total_length = [0, 100]), Reason::BadLength),
+        ("udp length", |f| f.change::<Udp>(UDP, |u| u.length = [0, 9]), Reason::BadLength),
+        ("udp length 0", |f| f.change::<Udp>(UDP, |u| u.length = [0; 2]), Reason::BadLength),
+        ("no vni bit", |f| f.change::<Vxlan>(VXLAN, |v| v.flags = 0), Reason::TunnelFlags),
+        ("gbp bit", |f| f.change::<Vxlan>(VXLAN, |v| v.flags = 0x88), Reason::TunnelFlags),
+        ("reserved bits", |f| f.change::<Vxlan>(VXLAN, |v| v.reserved[1] = 1), Reason::TunnelFlags),
+        ("last reserved byte", |f| f.change::<Vxlan>(VXLAN, |v| v.reserved2 = 1), Reason::TunnelFlags),
+        ("another vni", |f| f.change::<Vxlan>(VXLAN, |v| v.vni = [0, 0, 2]), Reason::OtherVni),
+        ("inner mac", |f| f.change::<Ethernet>(INNER, |e| e.destination = Mac([2; 6])), Reason::InnerMac),
+        ("inner group", |f| f.change::<Ethernet>(INNER, |e| e.destination = Mac([255; 6])), Reason::InnerMac),
+        ("inner arp", |f| f.change::<Ethernet>(INNER, |e| e.ethertype = [8, 6]), Reason::NotIp),
+        ("inner options", |f| f.change::<Ipv4>(INNER_IP, |i| i.version_and_length = 0x4f), Reason::Options),
+        ("inner length", |f| f.change::<Ipv4>(INNER_IP, |i| i.total_length = [0, 40]), Reason::BadLength),
+        ("inner fragment", |f| f.change::<Ipv4>(INNER_IP, |i| i.fragment = [0, 1]), Reason::Fragment),
+        ("inner ttl", |f| f.change::<Ipv4>(INNER_IP, |i| i.ttl = 1), Reason::Ttl),
+        ("unknown node", |f| outer(f, |i| i.source = [192, 0, 2, 99]), Reason::WrongNode),
+        ("another's pod", |f| f.change::<Ipv4>(INNER_IP, |i| i.source = [10, 42, 9, 2]), Reason::WrongNode),
+        (
+            "unknown pod",
+            |f| f.change::<Ipv4>(INNER_IP, |i| i.destination = [10, 42, 3, 9]),
+            Reason::UnknownPod,
+        ),
+        ("congestion it can't mark", |f| outer(f, |i| i.tos = 0b11), Reason::Ecn),
+        ("no room", |f| f.rigid = true, Reason::NoRoom),
+    ]
+}
