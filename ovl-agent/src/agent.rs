@@ -38,8 +38,11 @@ use term::{NextTerm, TermFuture, settled};
 const RESYNC: Duration = Duration::from_secs(3);
 /// At least this long between two passes, so that a burst of events is one pass.
 const SPACING: Duration = Duration::from_millis(20);
-/// The same after a pass in which something was refused: the kernel may make an event of a change that it half made.
-const SPACING_AFTER_ERRORS: Duration = Duration::from_secs(1);
+/// The same while passes don't come to rest: the kernel may make an event of a change that it half made, and somebody
+/// may undo what we do. News from the store are not held up by it.
+const SPACING_WHILE_RESTLESS: Duration = Duration::from_secs(1);
+/// So many passes in a row that changed something are no burst any more.
+const RESTLESS: u32 = 10;
 /// How often the programs are told that we are alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often our lease is renewed; it is good for 24 hours.
@@ -122,6 +125,7 @@ struct Agent {
     rejected_items: Vec<Rejected>,
     rejected_leases: BTreeMap<LeaseKey, String>,
     errors: Vec<String>,
+    changes_in_a_row: u32,
     subnet_env: Option<SubnetEnv>,
     _instances: Vec<Instance>,
 }
@@ -172,6 +176,7 @@ impl Agent {
             rejected_items: Vec::new(),
             rejected_leases: BTreeMap::new(),
             errors: Vec::new(),
+            changes_in_a_row: 0,
             subnet_env: None,
             _instances: instances,
         };
@@ -205,6 +210,7 @@ impl Agent {
                         term = Some(self.reacquire(store));
                     }
                     due = true;
+                    not_before = not_before.min(Instant::now() + SPACING);
                 }
                 Some(()) = wake.recv() => due = true,
                 _ = resync.tick() => due = true,
@@ -225,7 +231,8 @@ impl Agent {
                 () = sleep_until(not_before), if due => {
                     due = false;
                     self.pass().await;
-                    let pause = if self.errors.is_empty() { SPACING } else { SPACING_AFTER_ERRORS };
+                    let rests = self.errors.is_empty() && self.changes_in_a_row < RESTLESS;
+                    let pause = if rests { SPACING } else { SPACING_WHILE_RESTLESS };
                     not_before = Instant::now() + pause;
                 }
             }

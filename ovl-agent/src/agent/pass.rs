@@ -39,6 +39,7 @@ impl Agent {
         let tunnel = self.backend.tunnel(self.node.underlay.mtu);
         let outcome = self.tables.make(&self.node, tunnel, &desired, &pods).await;
         self.rejected_leases = desired.rejected;
+        self.changes_in_a_row = if outcome.changed() { self.changes_in_a_row.saturating_add(1) } else { 0 };
         if outcome.changed() {
             info!(
                 "{} rows written, {} removed; {} peers",
