@@ -196,6 +196,8 @@ impl Agent {
         let mut is_watching = true;
         let mut not_before = Instant::now();
         loop {
+            // Whether our lease may look otherwise than before.
+            let mut is_news = false;
             tokio::select! {
                 () = signals.wait() => break,
                 // It ends only when the channel does. Were it to end before, the loop must neither spin nor stop.
@@ -205,10 +207,7 @@ impl Agent {
                     while let Ok(update) = updates.try_recv() {
                         self.take(update);
                     }
-                    if term.is_none() && let Some(reason) = self.lost() {
-                        error!("{reason}; taking it again, or another");
-                        term = Some(self.reacquire(store));
-                    }
+                    is_news = true;
                     due = true;
                     not_before = not_before.min(Instant::now() + SPACING);
                 }
@@ -223,7 +222,7 @@ impl Agent {
                 result = settled(&mut term) => {
                     term = None;
                     match self.new_term(result) {
-                        NextTerm::Held => due = true,
+                        NextTerm::Held => (is_news, due) = (true, true),
                         NextTerm::Retry => renew_at = Instant::now() + RENEW_RETRY,
                         NextTerm::Reacquire => term = Some(self.reacquire(store)),
                     }
@@ -235,6 +234,14 @@ impl Agent {
                     let pause = if rests { SPACING } else { SPACING_WHILE_RESTLESS };
                     not_before = Instant::now() + pause;
                 }
+            }
+            // What comes while a renewal is under way is looked at after it.
+            if is_news
+                && term.is_none()
+                && let Some(reason) = self.lost()
+            {
+                error!("{reason}; taking it again, or another");
+                term = Some(self.reacquire(store));
             }
         }
         kernel_events.abort();

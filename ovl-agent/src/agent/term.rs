@@ -117,12 +117,16 @@ impl Agent {
                     );
                     self.node.subnet = new;
                 }
-                // By now the old subnet may be somebody else's.
-                if self.view.get(self.held.lease.key) == Some(&self.attrs) {
-                    self.view.delete(self.held.lease.key);
+                // What was written is news that the watch may bring later. A renewal that wrote nothing is none, and must
+                // not hide what the watch brought meanwhile.
+                if held.revision != self.held.revision {
+                    // By now the old subnet may be somebody else's.
+                    if self.view.get(self.held.lease.key) == Some(&self.attrs) {
+                        self.view.delete(self.held.lease.key);
+                    }
+                    self.rejected_items.retain(|item| item.key != Some(held.lease.key));
+                    self.view.put(held.lease.clone());
                 }
-                self.rejected_items.retain(|item| item.key != Some(held.lease.key));
-                self.view.put(held.lease.clone());
                 self.held = held;
                 NextTerm::Held
             }
