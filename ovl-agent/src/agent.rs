@@ -56,11 +56,11 @@ pub async fn run(args: RunArgs) -> Result<()> {
     match &args.store {
         Some(StoreArg::Dir(path)) => {
             let store = DirStore::open(path).context("cannot use --store")?;
-            run_on(store, args, &mut signals).await
+            Box::pin(run_on(store, args, &mut signals)).await
         }
         None => {
             let store = EtcdStore::connect(&args.etcd_endpoints, &args.etcd_prefix).await?;
-            run_on(store, args, &mut signals).await
+            Box::pin(run_on(store, args, &mut signals)).await
         }
     }
 }
@@ -134,7 +134,7 @@ impl Agent {
     async fn start<S: Store>(store: &mut S, args: RunArgs) -> Result<(Self, Control)> {
         sysctl::warn_unless_forwarding();
         let handle = netlink::connect()?;
-        let choice = Choice { iface: args.iface.clone(), public_ip: args.public_ip };
+        let choice = Choice { iface: args.iface.first().cloned(), public_ip: args.public_ip };
         let underlay = underlay::find(&handle, &choice).await?;
         let public_ip = args.public_ip.unwrap_or(underlay.address);
         let network = startup::network(store).await?;

@@ -4,17 +4,20 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::Parser as _;
-use ovl_agent::cli::{Cli, Command, RunArgs, StatusArgs};
+use ovl_agent::cli::{self, Command, Invocation, RunArgs, StatusArgs};
 use ovl_agent::{agent, status};
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match cli.command {
-        None => run(cli.run),
-        Some(Command::Run(args)) => run(*args),
-        Some(Command::Status(args)) => print_status(&args),
+    let Invocation { command, options, warnings } = match cli::from_process() {
+        Ok(invocation) => invocation,
+        Err(error) => error.exit(),
+    };
+    let result = match command {
+        Command::Run(args) if args.version => print_version(),
+        Command::Run(args) => run(*args, &options, &warnings),
+        Command::Status(args) => print_status(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -26,19 +29,30 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: RunArgs) -> Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
+fn run(args: RunArgs, options: &str, warnings: &[String]) -> Result<()> {
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|filter| !filter.is_empty());
+    let filter = asked.and_then(|filter| EnvFilter::try_new(filter).ok());
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(args.log_filter()));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)
         .with_env_filter(filter)
         .init();
+    info!("ovl-agent {} {options}", env!("CARGO_PKG_VERSION"));
+    for warning in warnings {
+        warn!("{warning}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
     runtime.block_on(agent::run(args))
+}
+
+/// On standard error, where those who ask flanneld look for it.
+fn print_version() -> Result<()> {
+    writeln!(std::io::stderr(), "ovl-agent {}", env!("CARGO_PKG_VERSION")).context("cannot print the version")
 }
 
 fn print_status(args: &StatusArgs) -> Result<()> {
