@@ -12,6 +12,7 @@ use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayer
 mod address;
 mod fdb;
 mod link;
+mod lookup;
 mod neighbour;
 mod route;
 mod watch;
@@ -19,6 +20,7 @@ mod watch;
 pub use address::{AddressTable, addresses};
 pub use fdb::FdbTable;
 pub use link::DeviceTable;
+pub use lookup::{Hop, lookup};
 pub use neighbour::NeighbourTable;
 pub use route::{RouteTable, default_route_interface};
 pub use watch::watch;
