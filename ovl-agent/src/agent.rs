@@ -20,7 +20,7 @@ use crate::network::Network;
 use crate::node::Node;
 use crate::startup;
 use crate::store::dir::DirStore;
-use crate::store::etcd::EtcdStore;
+use crate::store::etcd::{EtcdOptions, EtcdStore};
 use crate::store::{Held, Rejected, Store};
 use crate::subnet_env::SubnetEnv;
 use crate::sysctl;
@@ -59,7 +59,12 @@ pub async fn run(args: RunArgs) -> Result<()> {
             run_on(store, args, &mut signals).await
         }
         None => {
-            let store = EtcdStore::connect(&args.etcd_endpoints, &args.etcd_prefix).await?;
+            let options = EtcdOptions {
+                endpoints: args.etcd_endpoints.clone(),
+                prefix: args.etcd_prefix.clone(),
+                ..EtcdOptions::default()
+            };
+            let store = EtcdStore::connect(&options).await?;
             run_on(store, args, &mut signals).await
         }
     }
