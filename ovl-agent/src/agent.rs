@@ -23,7 +23,7 @@ use crate::network::Network;
 use crate::node::{Node, Underlay};
 use crate::startup;
 use crate::store::dir::DirStore;
-use crate::store::etcd::EtcdStore;
+use crate::store::etcd::{EtcdOptions, EtcdStore};
 use crate::store::{Held, Rejected, Store};
 use crate::subnet_env::{self, SubnetEnv};
 use crate::sysctl;
@@ -72,9 +72,21 @@ pub async fn run(args: RunArgs) -> Result<()> {
             Box::pin(run_on(&store, args, &mut signals)).await
         }
         None => {
-            let store = EtcdStore::connect(&args.etcd_endpoints, &args.etcd_prefix).await?;
+            let store = EtcdStore::connect(&etcd_options(&args)).await?;
             Box::pin(run_on(&store, args, &mut signals)).await
         }
+    }
+}
+
+fn etcd_options(args: &RunArgs) -> EtcdOptions {
+    EtcdOptions {
+        endpoints: args.etcd_endpoints.clone(),
+        prefix: args.etcd_prefix.clone(),
+        keyfile: args.etcd_keyfile.clone(),
+        certfile: args.etcd_certfile.clone(),
+        cafile: args.etcd_cafile.clone(),
+        username: args.etcd_username.clone(),
+        password: args.etcd_password.as_ref().map(|password| password.reveal().to_owned()),
     }
 }
 
