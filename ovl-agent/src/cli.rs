@@ -18,6 +18,8 @@ mod value;
 pub use run::RunArgs;
 pub use value::{FastPath, Mode, Secret, StoreArg};
 
+use crate::docker_opts::DockerOptsArgs;
+
 /// Node agent of the ovl overlay network: a drop-in for flanneld whose data plane is eBPF.
 #[derive(Debug, Parser)]
 #[command(
@@ -42,6 +44,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Ask a running agent what it is doing.
     Status(StatusArgs),
+    /// Write options for Docker's daemon from subnet.env, as mk-docker-opts.sh does.
+    DockerOpts(DockerOptsArgs),
 }
 
 const DEFAULT_SOCKET: &str = "/run/ovl/agent.sock";
@@ -92,7 +96,7 @@ pub fn parse(
     let mut run = match cli.command {
         None => cli.run,
         Some(Command::Run(run)) => *run,
-        Some(other @ Command::Status(_)) => {
+        Some(other @ (Command::Status(_) | Command::DockerOpts(_))) => {
             return Ok(Invocation { command: other, options: String::new(), warnings: Vec::new() });
         }
     };

@@ -5,19 +5,23 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use ovl_agent::cli::{self, Command, Invocation, RunArgs, StatusArgs};
-use ovl_agent::{agent, status};
+use ovl_agent::{agent, docker_opts, status};
+use tokio::runtime::Runtime;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let Invocation { command, options, warnings } = match cli::from_process() {
         Ok(invocation) => invocation,
-        Err(error) => error.exit(),
+        Err(error) => return usage(&error),
     };
     let result = match command {
         Command::Run(args) if args.version => print_version(),
         Command::Run(args) => run(*args, &options, &warnings),
         Command::Status(args) => print_status(&args),
+        Command::DockerOpts(args) => {
+            event_loop().and_then(|runtime| runtime.block_on(docker_opts::run(&args)))
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,11 +47,18 @@ fn run(args: RunArgs, options: &str, warnings: &[String]) -> Result<()> {
     for warning in warnings {
         warn!("{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the event loop")?;
-    runtime.block_on(agent::run(args))
+    event_loop()?.block_on(agent::run(args))
+}
+
+fn event_loop() -> Result<Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the event loop")
+}
+
+/// Prints help or what is wrong with the command line. What is wrong is status 1, as everything that is.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _closed = error.print();
+    if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// On standard error, where those who ask flanneld look for it.

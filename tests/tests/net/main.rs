@@ -3,6 +3,7 @@
 
 mod attachments;
 mod bad_input;
+mod command_line;
 mod fallback;
 mod interface;
 mod odd;
