@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use ovl_agent::cli::{Cli, Command, RunArgs, StatusArgs};
+use ovl_agent::cli::{Cli, Command, RunArgs};
 use ovl_agent::{agent, status};
 use tracing_subscriber::EnvFilter;
 
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => run(cli.run),
         Some(Command::Run(args)) => run(*args),
-        Some(Command::Status(args)) => print_status(&args),
+        Some(Command::Status(args)) => status::print(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -39,10 +39,4 @@ fn run(args: RunArgs) -> Result<()> {
         .build()
         .context("cannot start the event loop")?;
     runtime.block_on(agent::run(args))
-}
-
-fn print_status(args: &StatusArgs) -> Result<()> {
-    let status = status::ask(&args.socket)?;
-    let text = if args.json { format!("{status}\n") } else { status::render(&status) };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot print the status")
 }
