@@ -59,6 +59,9 @@ pub struct StatusArgs {
     /// One JSON object instead of tables.
     #[arg(long)]
     pub json: bool,
+    /// All peers and everything that was rejected, not only the first few.
+    #[arg(long, conflicts_with = "json")]
+    pub all: bool,
 }
 
 /// What the command line and the environment ask for.
