@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::families::Families;
 use crate::links;
@@ -59,10 +59,15 @@ impl<'node> KernelVtep<'node> {
         for subnet in env.subnets.iter() {
             add_device(node, subnet, options)?;
         }
+        Self::found(node, env)
+    }
+
+    /// Goes on with the devices that are there.
+    pub fn found(node: &'node Node, env: &SubnetEnv) -> Result<Self> {
         let ipv4 = env.subnets.ipv4().map(|subnet| Peer::of(node, subnet)).transpose()?;
         let ipv6 = env.subnets.ipv6().map(|subnet| Peer::of(node, subnet)).transpose()?;
         let own = Families::new(ipv4, ipv6);
-        Ok(Self { node, own: anyhow::Context::context(own, "a node holds a subnet")? })
+        Ok(Self { node, own: own.context("a node holds a subnet")? })
     }
 
     /// How its peers see it.

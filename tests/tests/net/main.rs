@@ -3,10 +3,19 @@
 
 mod attachments;
 mod bad_input;
+mod config_change;
+mod direct_routing;
+mod dual_stack;
 mod fallback;
+mod listing;
+mod masquerade;
+mod node_changes;
 mod odd;
 mod overlay;
 mod reach;
 mod repair;
 mod restart;
+mod rows;
+mod stock_peer;
+mod takeover;
 mod wire;
