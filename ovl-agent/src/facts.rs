@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use crate::bpf;
+use crate::{bpf, tables};
 
 /// The whole of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -222,6 +222,20 @@ pub struct CounterFacts {
     pub packets: u64,
     /// Bytes so far.
     pub bytes: u64,
+}
+
+impl From<&tables::Report> for TableFacts {
+    fn from(report: &tables::Report) -> Self {
+        let tables::Report { name, rows, history } = *report;
+        Self {
+            name: name.to_owned(),
+            rows: rows as u64,
+            written: history.written,
+            removed: history.removed,
+            repaired: history.drifted,
+            last_repair_seconds: history.last_drift.map(|at| at.elapsed().as_secs()),
+        }
+    }
 }
 
 impl From<bpf::Counter> for CounterFacts {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use anyhow::Result;
 use tracing::{debug, info, warn};
@@ -22,10 +23,12 @@ impl Agent {
         if !self.view.is_complete() {
             return;
         }
+        let started = Instant::now();
         match self.reconcile(look).await {
             Ok(errors) => self.remember(errors),
             Err(error) => self.remember(vec![format!("{error:#}")]),
         }
+        self.tally.passed(started.elapsed(), !self.errors.is_empty());
     }
 
     async fn reconcile(&mut self, look: Look) -> Result<Vec<String>> {
@@ -36,6 +39,7 @@ impl Agent {
         }
         let on_link = self.on_link(&interfaces).await?;
         let desired = self.backend.desired(&self.node, &self.network, &self.view, &on_link);
+        self.on_link = on_link;
         for (item, reason) in &desired.rejected {
             if self.rejected_leases.get(item) != Some(reason) {
                 warn!("ignoring {} of lease {}: {reason}", item.1, item.0);
@@ -126,11 +130,11 @@ impl Agent {
             return Ok(());
         }
         env.write(&self.args.subnet_file)?;
-        let mode = if self.tables.fast_path.is_some() { "ebpf" } else { "kernel" };
         info!(
-            "ready: subnet {}, MTU {}, mode {mode}; wrote {}",
+            "ready: subnet {}, MTU {}, mode {}; wrote {}",
             env.subnets,
             env.mtu,
+            self.mode(),
             self.args.subnet_file.display()
         );
         self.subnet_env = Some(env);
