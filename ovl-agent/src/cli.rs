@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bpf::TcAttach;
+use crate::cleanup::CleanupArgs;
 
 /// Node agent of the ovl overlay network: a drop-in for flanneld whose data plane is eBPF.
 #[derive(Debug, Parser)]
@@ -27,6 +28,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Ask a running agent what it is doing.
     Status(StatusArgs),
+    /// Remove what agents made on this node: devices, routes, filters, firewall rules and files.
+    Cleanup(CleanupArgs),
 }
 
 /// Options of `run`.

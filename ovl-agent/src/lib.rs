@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod backend;
 pub mod bpf;
+pub mod cleanup;
 pub mod cli;
 pub mod control;
 pub mod family;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use ovl_agent::cli::{Cli, Command, RunArgs};
-use ovl_agent::{agent, status};
+use ovl_agent::{agent, cleanup, status};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         None => run(cli.run),
         Some(Command::Run(args)) => run(*args),
         Some(Command::Status(args)) => status::print(&args),
+        Some(Command::Cleanup(args)) => cleanup::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
