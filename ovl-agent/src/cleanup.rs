@@ -42,7 +42,8 @@ pub struct CleanupArgs {
     /// Remove it even while an agent or flanneld runs here, which may make it again.
     #[arg(long)]
     pub force: bool,
-    /// The node's subnet.env, which is removed. With --flannel its ranges tell flannel's routes from others.
+    /// The node's subnet.env, which is removed if anything else is. With --flannel its ranges tell flannel's routes
+    /// from others.
     #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env")]
     pub subnet_file: PathBuf,
     /// The socket of the agent, which is removed where an agent that was killed left it.
@@ -94,7 +95,8 @@ async fn clean(args: &CleanupArgs) -> Result<()> {
         Err(error) => report.failed("the devices", &error),
     }
     firewall(args.flannel, &mut report);
-    report.remove(&handle, files::find(args)).await;
+    let found_others = report.removed + report.failed > 0;
+    report.remove(&handle, files::find(args, found_others)).await;
     report.finish()
 }
 

@@ -21,6 +21,7 @@ pub mod network;
 pub mod node;
 pub mod notify;
 pub mod reconcile;
+pub mod record;
 pub mod startup;
 pub mod status;
 pub mod store;

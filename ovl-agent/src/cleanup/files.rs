@@ -17,36 +17,36 @@ const WIREGUARD_KEY: &str = "wgkey";
 /// A shorter prefix is a damaged file: nobody gives an overlay more than a /8.
 const SHORTEST_PREFIX: u8 = 8;
 
-/// The files that are there.
-pub(super) fn find(args: &CleanupArgs) -> Vec<Leftover> {
+/// The files to remove. `subnet.env` has flannel's name and bytes whoever wrote it: it is ours where something else of
+/// ours was found, here or before (`found_others`).
+pub(super) fn find(args: &CleanupArgs, found_others: bool) -> Vec<Leftover> {
     let mut leftovers = Vec::new();
-    let mut file = |path: &Path| {
-        if path.symlink_metadata().is_ok() {
-            leftovers.push(Leftover {
-                what: format!("file {}", path.display()),
-                how: Removal::File(path.to_owned()),
-            });
-        }
-    };
-    file(&args.subnet_file);
-    if args.flannel {
-        file(&args.subnet_file.with_file_name(WIREGUARD_KEY));
-    }
     // Somebody who answers is an agent of another network namespace.
-    if UnixStream::connect(&args.socket).is_ok() {
-        return leftovers;
+    if UnixStream::connect(&args.socket).is_err() {
+        leftovers.extend(file(&args.socket));
+        leftovers.extend(folder(&args.socket));
     }
-    file(&args.socket);
-    if let Some(folder) = args.socket.parent()
-        && folder.file_name().is_some_and(|name| name == FOLDER)
-        && holds_nothing_but(folder, &args.socket)
-    {
-        leftovers.push(Leftover {
-            what: format!("folder {}", folder.display()),
-            how: Removal::Folder(folder.to_owned()),
-        });
+    if found_others || args.flannel || !leftovers.is_empty() {
+        leftovers.extend(file(&args.subnet_file));
+    }
+    if args.flannel {
+        leftovers.extend(file(&args.subnet_file.with_file_name(WIREGUARD_KEY)));
     }
     leftovers
+}
+
+fn file(path: &Path) -> Option<Leftover> {
+    path.symlink_metadata().ok()?;
+    Some(Leftover { what: format!("file {}", path.display()), how: Removal::File(path.to_owned()) })
+}
+
+/// The folder of `socket`, where it is the one that agents make and has nothing else in it.
+fn folder(socket: &Path) -> Option<Leftover> {
+    let folder = socket.parent().filter(|folder| folder.file_name().is_some_and(|name| name == FOLDER))?;
+    holds_nothing_but(folder, socket).then(|| Leftover {
+        what: format!("folder {}", folder.display()),
+        how: Removal::Folder(folder.to_owned()),
+    })
 }
 
 fn holds_nothing_but(folder: &Path, file: &Path) -> bool {
@@ -94,7 +94,6 @@ impl Ranges {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
-    use std::path::PathBuf;
 
     use super::*;
 
@@ -117,10 +116,9 @@ mod tests {
     }
 
     #[test]
-    fn files_go_unless_an_agent_answers() {
+    fn files_go_where_they_are_ours_and_nobody_answers() {
         let root = tempfile::tempdir().expect("a temporary folder");
         let folder = root.path().join("ovl");
-        fs::create_dir(&folder).expect("created");
         let args = CleanupArgs {
             flannel: false,
             dry_run: true,
@@ -128,24 +126,26 @@ mod tests {
             subnet_file: root.path().join("subnet.env"),
             socket: folder.join("agent.sock"),
         };
-        let found =
-            |args: &CleanupArgs| find(args).into_iter().map(|leftover| leftover.what).collect::<Vec<_>>();
-        let file = |path: &PathBuf| format!("file {}", path.display());
-        let folder_line = format!("folder {}", folder.display());
-        assert_eq!(found(&args), std::slice::from_ref(&folder_line));
-
-        let listener = UnixListener::bind(&args.socket).expect("free");
+        let flannel = CleanupArgs { flannel: true, ..args.clone() };
+        let found = |args: &CleanupArgs, others: bool| -> Vec<String> {
+            find(args, others).into_iter().map(|leftover| leftover.what).collect()
+        };
+        let line = |kind: &str, path: &Path| format!("{kind} {}", path.display());
+        let (env, key) = (line("file", &args.subnet_file), line("file", &root.path().join("wgkey")));
+        let (socket, folder_line) = (line("file", &args.socket), line("folder", &folder));
         fs::write(&args.subnet_file, "").expect("written");
         fs::write(root.path().join("wgkey"), "").expect("written");
-        assert_eq!(found(&args), [file(&args.subnet_file)], "somebody answers");
+        assert!(found(&args, false).is_empty(), "another's subnet.env");
+        assert_eq!(found(&args, true), std::slice::from_ref(&env));
+        assert_eq!(found(&flannel, false), [env.clone(), key.clone()]);
+
+        fs::create_dir(&folder).expect("created");
+        assert_eq!(found(&args, false), [folder_line.clone(), env.clone()], "an agent was here");
+        let listener = UnixListener::bind(&args.socket).expect("free");
+        assert!(found(&args, false).is_empty(), "somebody answers");
         drop(listener);
-        assert_eq!(found(&args), [file(&args.subnet_file), file(&args.socket), folder_line]);
+        assert_eq!(found(&args, false), [socket.clone(), folder_line, env.clone()]);
         fs::write(folder.join("other"), "").expect("written");
-        let flannel = CleanupArgs { flannel: true, ..args.clone() };
-        assert_eq!(
-            found(&flannel),
-            [file(&args.subnet_file), file(&root.path().join("wgkey")), file(&args.socket)],
-            "the folder is not empty"
-        );
+        assert_eq!(found(&flannel, false), [socket, env, key], "the folder is not empty");
     }
 }

@@ -3,6 +3,7 @@
 
 mod attachments;
 mod bad_input;
+mod cleanup;
 mod fallback;
 mod odd;
 mod overlay;
