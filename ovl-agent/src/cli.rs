@@ -18,6 +18,7 @@ mod value;
 pub use run::RunArgs;
 pub use value::{FastPath, Mode, Secret, StoreArg};
 
+use crate::cleanup::CleanupArgs;
 use crate::docker_opts::DockerOptsArgs;
 
 /// Node agent of the ovl overlay network: a drop-in for flanneld whose data plane is eBPF.
@@ -46,6 +47,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Write options for Docker's daemon from subnet.env, as mk-docker-opts.sh does.
     DockerOpts(DockerOptsArgs),
+    /// Remove what agents made on this node: devices, routes, filters, firewall rules and files.
+    Cleanup(CleanupArgs),
 }
 
 const DEFAULT_SOCKET: &str = "/run/ovl/agent.sock";

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod backend;
 pub mod bpf;
+pub mod cleanup;
 pub mod cli;
 pub mod control;
 pub mod docker_opts;
@@ -21,6 +22,7 @@ pub mod network;
 pub mod node;
 pub mod notify;
 pub mod reconcile;
+pub mod record;
 pub mod startup;
 pub mod status;
 pub mod store;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use ovl_agent::cli::{self, Command, Invocation, RunArgs};
-use ovl_agent::{agent, docker_opts, status};
+use ovl_agent::{agent, cleanup, docker_opts, status};
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::DockerOpts(args) => {
             event_loop().and_then(|runtime| runtime.block_on(docker_opts::run(&args)))
         }
+        Command::Cleanup(args) => cleanup::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

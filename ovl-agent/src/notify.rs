@@ -48,26 +48,24 @@ impl Notify {
         Self { manager, watchdog, ready: false, status: String::new() }
     }
 
-    /// Says once that the node is ready.
+    /// Says that the node is ready, unless it has been heard. For every turn of the loop.
     pub fn ready(&mut self) {
         if !self.ready {
-            self.ready = true;
-            self.tell("READY=1");
+            self.ready = self.tell("READY=1");
         }
     }
 
-    /// Says what the agent is at, where that is not what it said last.
+    /// Says what the agent is at, unless that was heard last. For every turn of the loop.
     pub fn status(&mut self, line: &str) {
-        if self.status != line {
+        // A line break would begin another message.
+        if self.status != line && self.tell(&format!("STATUS={}", line.replace(char::is_control, " "))) {
             line.clone_into(&mut self.status);
-            // A line break would begin another message.
-            self.tell(&format!("STATUS={}", line.replace(char::is_control, " ")));
         }
     }
 
     /// Says that the agent is about to end.
     pub fn stopping(&self) {
-        self.tell("STOPPING=1");
+        let _heard = self.tell("STOPPING=1");
     }
 
     /// Says in time that the loop turns: an arm of the loop's `select!`, so that a loop that has stopped says nothing.
@@ -77,14 +75,18 @@ impl Notify {
             Some(ticks) => _ = ticks.tick().await,
             None => std::future::pending().await,
         }
-        self.tell("WATCHDOG=1");
+        let _heard = self.tell("WATCHDOG=1");
     }
 
-    fn tell(&self, message: &str) {
-        if let Some((socket, address)) = &self.manager
-            && let Err(error) = socket.send_to_addr(message.as_bytes(), address)
-        {
-            debug!("the service manager was not told {message}: {error}");
+    /// Whether the manager has it, or there is none.
+    fn tell(&self, message: &str) -> bool {
+        let Some((socket, address)) = &self.manager else { return true };
+        match socket.send_to_addr(message.as_bytes(), address) {
+            Ok(_length) => true,
+            Err(error) => {
+                debug!("the service manager was not told {message}: {error}");
+                false
+            }
         }
     }
 }
@@ -178,12 +180,17 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_manager_that_does_not_read_holds_nobody_up() {
+    async fn a_manager_that_does_not_read_holds_nobody_up_and_hears_later() {
         let Pair { listener, mut notify, _folder } = pair("socket", None);
         for count in 0..10_000 {
             notify.status(&count.to_string());
         }
+        notify.ready();
         assert_eq!(heard(&listener), "STATUS=0");
+        listener.set_nonblocking(true).expect("possible");
+        while listener.recv(&mut [0; 256]).is_ok() {}
+        notify.ready();
+        assert_eq!(heard(&listener), "READY=1");
     }
 
     #[tokio::test(flavor = "current_thread")]

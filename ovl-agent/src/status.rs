@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
@@ -50,8 +50,8 @@ async fn read(socket: &Path, patience: Duration) -> Result<String> {
         UnixStream::connect(socket).await?.read_to_string(&mut text).await?;
         Ok::<_, std::io::Error>(text)
     };
-    let answered = tokio::time::timeout(patience, answer).await.with_context(|| {
-        format!(
+    let answered = tokio::time::timeout(patience, answer).await.map_err(|_elapsed| {
+        anyhow!(
             "the ovl-agent on {} did not answer within {patience:?}: it is stuck; its log may say at what",
             socket.display()
         )

@@ -65,7 +65,7 @@ fn lease(lease: &LeaseFacts) -> String {
             Ok(left) => format!("ends in {} unless renewed ({time})", duration(left)),
             Err(_over) => format!("ended {} ({time})", ago(Some(seconds.unsigned_abs()))),
         },
-        _ => "reserved, does not end".to_owned(),
+        _ => "does not end".to_owned(),
     };
     let lost = if lease.losses == 0 { String::new() } else { format!("; lost {}", times(lease.losses)) };
     format!("{}; {end}{lost}", list(both(lease.subnet, lease.ipv6_subnet)))
