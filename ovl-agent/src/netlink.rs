@@ -10,6 +10,7 @@ use rtnetlink::Handle;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 
 mod address;
+mod addresses;
 mod fdb;
 mod link;
 mod lookup;
@@ -19,6 +20,7 @@ mod route;
 mod watch;
 
 pub use address::{AddressTable, addresses};
+pub use addresses::{NodeAddress, node_addresses};
 pub use fdb::FdbTable;
 pub use link::DeviceTable;
 pub use lookup::{Hop, lookup};
