@@ -136,7 +136,7 @@ impl Agent {
         let handle = netlink::connect()?;
         let choice = Choice { iface: args.iface.first().cloned(), public_ip: args.public_ip };
         let underlay = underlay::find(&handle, &choice).await?;
-        let public_ip = args.public_ip.unwrap_or(underlay.address);
+        let public_ip = args.public_ip.unwrap_or(underlay.ipv4());
         let network = startup::network(store).await?;
         let backend = startup::backend(&handle, &network).await?;
         backend.check(&underlay, public_ip)?;

@@ -148,10 +148,10 @@ impl Backend {
         }
         if let Self::HostGw(_) = self {
             ensure!(
-                public_ip == underlay.address,
+                public_ip == underlay.ipv4(),
                 "host-gw needs --public-ip {public_ip} to be the address of {}, which is {}: peers route through it",
                 underlay.name,
-                underlay.address
+                underlay.ipv4()
             );
         }
         Ok(())
@@ -229,7 +229,7 @@ impl Backend {
         {
             return Err(format!("its PublicIP {address} is not an address of a node"));
         }
-        if address == node.public_ip || address == node.underlay.address {
+        if address == node.public_ip || address == node.underlay.ipv4() {
             return Err(format!("its PublicIP {address} is this node's own"));
         }
         Ok(())
@@ -239,6 +239,7 @@ impl Backend {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
+    use crate::family::ByFamily;
     use crate::lease::Lease;
     use crate::node::Underlay;
 
@@ -247,7 +248,7 @@ pub(crate) mod testing {
             underlay: Underlay {
                 name: "eth0".into(),
                 ifindex: 7,
-                address: [192, 0, 2, 11].into(),
+                addresses: ByFamily { v4: Some([192, 0, 2, 11].into()), v6: None },
                 mtu: 1500,
                 ethernet: true,
             },

@@ -145,7 +145,7 @@ impl FastPath {
             source_port_max,
             tunnel_port: tunnel.port.to_be_bytes(),
             vtep_mac: tunnel.mac,
-            underlay_address: node.underlay.address.into(),
+            underlay_address: node.underlay.ipv4().into(),
             local_subnet: IpKey::from(node.subnet.addr()),
             local_bits: IPV4_BITS + u32::from(node.subnet.prefix_len()),
             outer_ttl: sysctl::default_ttl(),

@@ -1,8 +1,10 @@
 //! This node, as the backends need to know it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
+
+use crate::family::ByFamily;
 
 /// This node's place on the underlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,12 +13,22 @@ pub struct Underlay {
     pub name: String,
     /// Its index.
     pub ifindex: u32,
-    /// Its address.
-    pub address: Ipv4Addr,
+    /// Its address of each family that the network has.
+    pub addresses: ByFamily<IpAddr>,
     /// Its MTU, bytes of IP packet.
     pub mtu: u32,
     /// Whether its packets have an Ethernet header, which the programs read.
     pub ethernet: bool,
+}
+
+impl Underlay {
+    /// Its IPv4 address, which every network of this version has.
+    pub fn ipv4(&self) -> Ipv4Addr {
+        match self.addresses.v4 {
+            Some(IpAddr::V4(address)) => address,
+            Some(IpAddr::V6(_)) | None => Ipv4Addr::UNSPECIFIED,
+        }
+    }
 }
 
 /// This node.

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use ipnet::Ipv4Net;
 use rtnetlink::Handle;
 
+use crate::family::ByFamily;
 use crate::netlink::{Interface, addresses, default_route_interface, interfaces};
 use crate::node::Underlay;
 
@@ -72,7 +73,7 @@ fn select(
     Ok(Underlay {
         name: interface.name.clone(),
         ifindex,
-        address,
+        addresses: ByFamily { v4: Some(address.into()), v6: None },
         mtu: interface.mtu,
         ethernet: interface.ethernet,
     })
@@ -139,7 +140,7 @@ mod tests {
         ];
         for (iface, public_ip, default, name, address) in table {
             let underlay = choose(iface, public_ip, default).expect(name);
-            assert_eq!((underlay.name.as_str(), underlay.address), (name, address.into()));
+            assert_eq!((underlay.name.as_str(), underlay.ipv4()), (name, address.into()));
         }
     }
 

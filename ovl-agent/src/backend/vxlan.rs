@@ -68,7 +68,7 @@ impl Vxlan {
         let device = VxlanDevice {
             vni: self.options.vni,
             port: self.options.port,
-            local: node.underlay.address,
+            local: node.underlay.ipv4(),
             underlay: node.underlay.ifindex,
             mtu: self.mtu(node.underlay.mtu),
             mac: self.mac,
