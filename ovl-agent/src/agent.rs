@@ -134,10 +134,10 @@ impl Agent {
     async fn start<S: Store>(store: &mut S, args: RunArgs) -> Result<(Self, Control)> {
         sysctl::warn_unless_forwarding();
         let handle = netlink::connect()?;
-        let choice = Choice { iface: args.iface.first().cloned(), public_ip: args.public_ip };
+        let network = startup::network(store).await?;
+        let choice = Choice::new(&args, vec![network.ipv4.into()])?;
         let underlay = underlay::find(&handle, &choice).await?;
         let public_ip = args.public_ip.unwrap_or(underlay.ipv4());
-        let network = startup::network(store).await?;
         let backend = startup::backend(&handle, &network).await?;
         backend.check(&underlay, public_ip)?;
         // The device's name and the network's range are what our rows are known by.
