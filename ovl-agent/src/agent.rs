@@ -30,7 +30,7 @@ use crate::store::{Held, Rejected, Store};
 use crate::subnet_env::{self, SubnetEnv};
 use crate::sysctl;
 use crate::tables::{Look, Tables};
-use crate::underlay::{self, Choice};
+use crate::underlay::{self, Choice, Follow};
 use crate::view::View;
 
 mod config;
@@ -164,6 +164,7 @@ struct Agent {
     args: RunArgs,
     handle: Handle,
     choice: Choice,
+    follow: Follow,
     network: Network,
     /// Why the network config in the store is not the one in force.
     config_problem: Option<String>,
@@ -194,7 +195,7 @@ impl Agent {
         sysctl::warn_unless_forwarding();
         let handle = netlink::connect()?;
         let network = startup::network(store).await?;
-        let choice = choice(&args, &network);
+        let choice = Choice::new(&args, network.ranges().iter().map(|(_, range)| *range).collect())?;
         let underlay = underlay::find(&handle, &choice).await?;
         let public_ips = public_ips(&args, &underlay);
         let backend = startup::backend(&handle, &network).await?;
@@ -229,6 +230,7 @@ impl Agent {
             args,
             handle,
             choice,
+            follow: Follow::default(),
             network,
             config_problem: None,
             backend,
@@ -361,16 +363,6 @@ impl Agent {
         {
             warn!("{error:#}; the programs will leave everything to the kernel");
         }
-    }
-}
-
-/// How the operator names the interface.
-fn choice(args: &RunArgs, network: &Network) -> Choice {
-    Choice {
-        iface: args.iface.first().cloned(),
-        public_ip: args.public_ip,
-        public_ipv6: args.public_ipv6,
-        families: network.pools.iter().map(|(family, _)| family).collect(),
     }
 }
 

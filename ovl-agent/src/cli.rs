@@ -102,7 +102,7 @@ pub fn parse(
     let mut run = match cli.command {
         None => cli.run,
         Some(Command::Run(run)) => *run,
-        Some(other @ (Command::Status(_) | Command::DockerOpts(_))) => {
+        Some(other @ (Command::Status(_) | Command::DockerOpts(_) | Command::Cleanup(_))) => {
             return Ok(Invocation { command: other, options: String::new(), warnings: Vec::new() });
         }
     };

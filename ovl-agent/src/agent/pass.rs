@@ -11,7 +11,6 @@ use super::{Agent, public_ips};
 use crate::backend::OnLink;
 use crate::fast_path::pod_ports;
 use crate::netlink::{Interface, interfaces};
-use crate::node::Underlay;
 use crate::subnet_env::SubnetEnv;
 use crate::tables::Look;
 use crate::underlay;
@@ -35,7 +34,7 @@ impl Agent {
         let interfaces = interfaces(&self.handle).await?;
         let mut errors = Vec::new();
         if look == Look::Anew {
-            errors.extend(self.follow_underlay(&interfaces).await);
+            errors.extend(self.follow_underlay(&interfaces).await?);
         }
         let on_link = self.on_link(&interfaces).await?;
         let desired = self.backend.desired(&self.node, &self.network, &self.view, &on_link);
@@ -73,31 +72,22 @@ impl Agent {
     }
 
     /// Takes over what has changed of the underlay interface. While it is gone or has no address, what was stays.
-    async fn follow_underlay(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Option<String> {
-        let now = match underlay::find(&self.handle, &self.choice).await {
-            Ok(now) => now,
-            Err(error) => {
-                let underlay = &self.node.underlay;
-                let interface = interfaces.values().find(|interface| interface.name == underlay.name);
-                if let Some(interface) = interface {
-                    let (ifindex, mtu) = (interface.ifindex, interface.mtu);
-                    self.node.underlay = Underlay { ifindex, mtu, ..underlay.clone() };
-                }
-                return Some(format!("{error:#}; the rows of before stay"));
+    async fn follow_underlay(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<Option<String>> {
+        let facts = underlay::look(&self.handle, &self.choice, interfaces.clone()).await?;
+        let underlay = &self.node.underlay;
+        if let Some(now) = self.follow.step(underlay, &self.choice, &facts, Instant::now()) {
+            let public_ips = public_ips(&self.args, &now);
+            if let Err(error) = self.backend.check(&now, &public_ips) {
+                return Ok(Some(format!("{error:#}; the rows of before stay")));
             }
-        };
-        if now == self.node.underlay {
-            return None;
+            info!("the underlay is now {} with {} and MTU {}", now.name, now.addresses, now.mtu);
+            self.attrs = self.backend.attrs(&public_ips);
+            self.node.public_ips = public_ips;
+            self.node.underlay = now;
         }
-        let public_ips = public_ips(&self.args, &now);
-        if let Err(error) = self.backend.check(&now, &public_ips) {
-            return Some(format!("{error:#}; the rows of before stay"));
-        }
-        info!("the underlay is now {} with {} and MTU {}", now.name, now.addresses, now.mtu);
-        self.attrs = self.backend.attrs(&public_ips);
-        self.node.public_ips = public_ips;
-        self.node.underlay = now;
-        None
+        let name = &self.node.underlay.name;
+        let is_there = interfaces.values().any(|interface| interface.name == *name);
+        Ok((!is_there).then(|| format!("the underlay interface {name} is gone; waiting for it")))
     }
 
     /// The peers that DirectRouting may route to.

@@ -7,10 +7,11 @@ use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
+use super::lookup::ip;
 use super::{absent_is_success, describe, index_of};
 use crate::backend::Route;
 use crate::family::{ByFamily, Family};
@@ -168,16 +169,6 @@ async fn main_table(handle: &Handle, family: Family) -> Result<Vec<RouteMessage>
     Ok(all.into_iter().filter(is_main).collect())
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    if let RouteAddress::Inet(v4) = address {
-        Some(IpAddr::V4(*v4))
-    } else if let RouteAddress::Inet6(v6) = address {
-        Some(IpAddr::V6(*v6))
-    } else {
-        None
-    }
-}
-
 fn row(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<(IpNet, Route)> {
     let mut destination = None;
     let mut gateway = None;
@@ -201,31 +192,4 @@ fn row(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<(IpNet, 
     };
     let onlink = message.header.flags.contains(RouteFlags::Onlink);
     Some((net, Route::Via { gateway: gateway.unwrap_or(unspecified), device, onlink }))
-}
-
-/// The interface of the default route, with the lowest metric where there are several.
-pub async fn default_route_interface(handle: &Handle) -> Result<Option<u32>> {
-    let mut best: Option<(u32, u32)> = None;
-    for message in main_table(handle, Family::V4).await? {
-        if message.header.destination_prefix_length != 0 {
-            continue;
-        }
-        let mut metric = 0;
-        let mut interface = None;
-        for attribute in &message.attributes {
-            if let RouteAttribute::Priority(priority) = attribute {
-                metric = *priority;
-            } else if let RouteAttribute::Oif(index) = attribute {
-                interface = Some(*index);
-            } else if let RouteAttribute::MultiPath(hops) = attribute {
-                interface = interface.or(hops.first().map(|hop| hop.interface_index));
-            }
-        }
-        if let Some(interface) = interface
-            && best.is_none_or(|(lowest, _)| metric < lowest)
-        {
-            best = Some((metric, interface));
-        }
-    }
-    Ok(best.map(|(_, interface)| interface))
 }
