@@ -70,13 +70,10 @@ fn claimant_process(address: &str) -> Child {
 #[tokio::test]
 async fn claimant() {
     let Ok(address) = std::env::var(ADDRESS) else { return };
-    match address.strip_prefix("dir:") {
-        Some(path) => claim_until_killed(DirStore::open(Path::new(path)).unwrap()).await,
-        None => {
-            let store = EtcdStore::connect(&crate::etcd::options(&[&address])).await.unwrap();
-            claim_until_killed(store).await;
-        }
+    if let Some(path) = address.strip_prefix("dir:") {
+        return claim_until_killed(DirStore::open(Path::new(path)).unwrap()).await;
     }
+    claim_until_killed(EtcdStore::connect(&crate::etcd::options(&[&address])).await.unwrap()).await;
 }
 
 async fn claim_until_killed(store: impl Store) {
