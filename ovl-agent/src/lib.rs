@@ -8,6 +8,7 @@ pub mod backend;
 pub mod bpf;
 pub mod cli;
 pub mod control;
+pub mod docker_opts;
 pub mod family;
 pub mod fast_path;
 pub mod instance;

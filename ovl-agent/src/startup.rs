@@ -1,11 +1,10 @@
 //! What the agent does once, before its loop: find its place, read the network config, take a lease, load the fast
 //! path.
 
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use ipnet::Ipv4Net;
+use anyhow::{Context as _, Result, bail, ensure};
+use ipnet::IpNet;
 use ovl_common::Mac;
 use rtnetlink::Handle;
 use tracing::{debug, info, warn};
@@ -13,16 +12,16 @@ use tracing::{debug, info, warn};
 use crate::backend::{Backend, HostGw, Vxlan};
 use crate::bpf::{AttachmentTable, ObjectSource};
 use crate::cli::{FastPath as Policy, Mode, RunArgs};
+use crate::family::ByFamily;
 use crate::fast_path::FastPath;
 use crate::lease::LeaseAttrs;
 use crate::netlink::{self, DeviceTable};
 use crate::network::{BackendConfig, Network};
 use crate::node::Underlay;
 use crate::store::{Held, Store, StoreError, acquire};
-use crate::subnet_env;
 
 /// How long to wait before asking a store again that did not answer.
-const RETRY: Duration = Duration::from_secs(1);
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 
 /// Calls `ask` until the store answers. What trying again cannot mend is an error at once.
 pub async fn insist<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, StoreError>) -> Result<T> {
@@ -69,10 +68,15 @@ pub async fn network<S: Store>(store: &S) -> Result<Network> {
 pub async fn backend(handle: &Handle, network: &Network) -> Result<Backend> {
     match &network.backend {
         BackendConfig::HostGw => Ok(Backend::HostGw(HostGw)),
+        BackendConfig::Alloc => Ok(Backend::Alloc),
         BackendConfig::Vxlan(options) => {
-            let mut vxlan = Vxlan { options: options.clone(), mac: Mac::default() };
-            let existing = DeviceTable::existing_mac(handle, &vxlan.device_name()).await?;
-            vxlan.mac = existing.filter(|mac| *mac != Mac::default()).unwrap_or_else(random_mac);
+            let macs = network.pools.map(|_, _| Mac::default());
+            let mut vxlan = Vxlan { options: options.clone(), macs };
+            for (family, name) in vxlan.device_names().iter() {
+                let existing = DeviceTable::existing_mac(handle, name).await?;
+                let mac = existing.filter(|mac| *mac != Mac::default()).unwrap_or_else(random_mac);
+                vxlan.macs.set(family, Some(mac));
+            }
             Ok(Backend::Vxlan(vxlan))
         }
     }
@@ -90,9 +94,8 @@ pub async fn lease<S: Store>(
     store: &S,
     network: &Network,
     attrs: &LeaseAttrs,
-    subnet_file: &Path,
+    previous: ByFamily<IpNet>,
 ) -> Result<Held> {
-    let previous = subnet_env::previous_subnet(subnet_file);
     insist("take a lease", async || acquire(store, network, attrs, previous, &mut rand::rng()).await).await
 }
 
@@ -112,9 +115,9 @@ pub async fn fast_path(
     handle: &Handle,
     args: &RunArgs,
     underlay: &Underlay,
-    overlay: Ipv4Net,
+    network: &Network,
 ) -> Result<Loaded> {
-    let attachments = AttachmentTable::new(handle.clone(), args.tc_attach, overlay);
+    let attachments = AttachmentTable::new(handle.clone(), args.tc_attach, &network.name());
     let interfaces = netlink::interfaces(handle).await?;
     let ethernet =
         interfaces.values().filter(|interface| interface.ethernet).map(|interface| interface.ifindex);
@@ -123,6 +126,15 @@ pub async fn fast_path(
     }
     if args.mode == Mode::Kernel {
         return Ok(Loaded { fast_path: None, reason: "--mode kernel".to_owned() });
+    }
+    let reason = match &network.backend {
+        BackendConfig::Alloc => Some("the alloc backend leaves the packets to others"),
+        _ if network.pools.v4.is_none() => Some("the programs carry IPv4 only, and this network has none"),
+        BackendConfig::Vxlan(_) | BackendConfig::HostGw => None,
+    };
+    if let Some(reason) = reason {
+        ensure!(!args.strict, "{reason}, and --strict is set");
+        return Ok(Loaded { fast_path: None, reason: reason.to_owned() });
     }
     let source = args.bpf_object.clone().map_or(ObjectSource::Embedded, ObjectSource::File);
     let started = match FastPath::load(attachments, &source, args.fast_path) {

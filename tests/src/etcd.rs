@@ -19,10 +19,30 @@ const DEADLINE: Duration = Duration::from_secs(20);
 pub struct Etcd {
     process: Option<Background>,
     place: Place,
+    name: String,
     client_url: String,
     peer_url: String,
+    /// Names and peer URLs of all members.
+    cluster: String,
+    tls: Option<Tls>,
+    /// `root`'s password, where authentication is on.
+    password: Option<String>,
     data: PathBuf,
     lifetime: Lifetime,
+}
+
+/// PEM files of a server.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Its certificate.
+    pub cert: PathBuf,
+    /// The key of it.
+    pub key: PathBuf,
+    /// What its clients have to know it by.
+    pub ca: PathBuf,
+    /// The CA that must have signed its clients' certificates, with one for `etcdctl` and the key of that; without it,
+    /// clients need none.
+    pub client: Option<[PathBuf; 3]>,
 }
 
 impl Etcd {
@@ -34,13 +54,60 @@ impl Etcd {
 
     /// On a free port of the host's loopback, with its data below `dir`.
     pub fn local(dir: &Path) -> Result<Self> {
-        Self::start(
-            Place::host(),
-            Ipv4Addr::LOCALHOST,
-            free_ports()?,
-            &dir.join("etcd"),
-            Lifetime::WithHarness,
-        )
+        let data = dir.join("etcd");
+        Self::start(Place::host(), Ipv4Addr::LOCALHOST, free_ports()?, &data, Lifetime::WithHarness)
+    }
+
+    /// The same with TLS for its clients.
+    pub fn local_with_tls(dir: &Path, tls: Tls) -> Result<Self> {
+        let data = dir.join("etcd");
+        let place = Place::host();
+        let mut etcd =
+            Self::describe(place, Ipv4Addr::LOCALHOST, free_ports()?, &data, Lifetime::WithHarness);
+        etcd.client_url = etcd.client_url.replace("http://", "https://");
+        etcd.tls = Some(tls);
+        etcd.start_again()?;
+        Ok(etcd)
+    }
+
+    /// A cluster of `size` members on free ports of the host's loopback.
+    pub fn local_cluster(dir: &Path, size: usize) -> Result<Vec<Self>> {
+        let mut members = Vec::new();
+        for index in 0..size {
+            let data = dir.join(format!("etcd-{index}"));
+            let (place, lifetime) = (Place::host(), Lifetime::WithHarness);
+            members.push(Self {
+                name: format!("member-{index}"),
+                ..Self::describe(place, Ipv4Addr::LOCALHOST, free_ports()?, &data, lifetime)
+            });
+        }
+        let cluster: Vec<_> = members.iter().map(Self::as_peer).collect();
+        for member in &mut members {
+            member.cluster = cluster.join(",");
+            // None is healthy before most of them run.
+            member.launch()?;
+        }
+        members.iter_mut().try_for_each(Self::wait_until_healthy)?;
+        Ok(members)
+    }
+
+    /// Switches authentication on, with all rights for `root`; [`Etcd::etcdctl`] is `root` from now on.
+    pub fn enable_auth(&mut self, password: &str) -> Result<()> {
+        self.etcdctl().args(["user", "add", &format!("root:{password}")]).run()?;
+        self.etcdctl().words("user grant-role root root").run()?;
+        self.etcdctl().words("auth enable").run()?;
+        self.password = Some(password.to_owned());
+        Ok(())
+    }
+
+    /// Adds a user who may read and write what is below `prefix`.
+    pub fn add_user(&self, name: &str, password: &str, prefix: &str) -> Result<()> {
+        self.etcdctl().args(["user", "add", &format!("{name}:{password}")]).run()?;
+        self.etcdctl().args(["role", "add", name]).run()?;
+        let grant = ["role", "grant-permission", name, "readwrite", "--prefix=true", prefix];
+        self.etcdctl().args(grant).run()?;
+        self.etcdctl().args(["user", "grant-role", name, name]).run()?;
+        Ok(())
     }
 
     /// The URL for clients.
@@ -74,7 +141,18 @@ impl Etcd {
 
     /// A client's command line, to be completed; runs where the server runs.
     pub fn etcdctl(&self) -> Cmd {
-        self.place.command("etcdctl").env("ETCDCTL_API", "3").args(["--endpoints", &self.client_url])
+        let mut command = self.place.command("etcdctl").env("ETCDCTL_API", "3");
+        command = command.args(["--endpoints", &self.client_url]);
+        if let Some(tls) = &self.tls {
+            command = command.arg("--cacert").arg(&tls.ca);
+            if let Some([_, cert, key]) = &tls.client {
+                command = command.arg("--cert").arg(cert).arg("--key").arg(key);
+            }
+        }
+        match &self.password {
+            Some(password) => command.args(["--user", &format!("root:{password}")]),
+            None => command,
+        }
     }
 
     /// Stops it without a word to its clients.
@@ -87,19 +165,34 @@ impl Etcd {
 
     /// Starts it again, with the data it had.
     pub fn start_again(&mut self) -> Result<()> {
-        let command = self
+        self.launch()?;
+        self.wait_until_healthy()
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let mut command = self
             .place
             .command("etcd")
-            .args(["--name", "ovl", "--data-dir"])
+            .args(["--name", &self.name, "--data-dir"])
             .arg(&self.data)
             .args(["--listen-client-urls", &self.client_url, "--advertise-client-urls", &self.client_url])
             .args(["--listen-peer-urls", &self.peer_url, "--initial-advertise-peer-urls", &self.peer_url])
-            .args(["--initial-cluster", &format!("ovl={}", self.peer_url)]);
+            .args(["--initial-cluster", &self.cluster]);
+        if let Some(tls) = &self.tls {
+            command = command.arg("--cert-file").arg(&tls.cert).arg("--key-file").arg(&tls.key);
+            if let Some([ca, ..]) = &tls.client {
+                command = command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(ca);
+            }
+        }
         let process = Background::start(&command, &self.data.with_extension("log"), self.lifetime)?;
-        let process = self.process.insert(process);
+        self.process = Some(process);
+        Ok(())
+    }
+
+    fn wait_until_healthy(&mut self) -> Result<()> {
+        let health = self.etcdctl().words("endpoint health");
+        let Some(process) = &mut self.process else { anyhow::bail!("etcd was not started") };
         let mut ended = false;
-        let health = self.place.command("etcdctl").env("ETCDCTL_API", "3");
-        let health = health.args(["--endpoints", &self.client_url, "endpoint", "health"]);
         wait_for("etcd to be healthy", DEADLINE, || {
             ended = process.try_status()?.is_some();
             Ok(ended || health.run().is_ok())
@@ -127,10 +220,32 @@ impl Etcd {
         data: &Path,
         lifetime: Lifetime,
     ) -> Result<Self> {
-        let [client_url, peer_url] = ports.map(|port| format!("http://{address}:{port}"));
-        let mut etcd = Self { process: None, place, client_url, peer_url, data: data.to_owned(), lifetime };
+        let mut etcd = Self::describe(place, address, ports, data, lifetime);
         etcd.start_again()?;
         Ok(etcd)
+    }
+
+    /// A cluster of one, not yet started.
+    fn describe(place: Place, address: Ipv4Addr, ports: [u16; 2], data: &Path, lifetime: Lifetime) -> Self {
+        let [client_url, peer_url] = ports.map(|port| format!("http://{address}:{port}"));
+        let mut etcd = Self {
+            process: None,
+            place,
+            name: "ovl".to_owned(),
+            client_url,
+            peer_url,
+            cluster: String::new(),
+            tls: None,
+            password: None,
+            data: data.to_owned(),
+            lifetime,
+        };
+        etcd.cluster = etcd.as_peer();
+        etcd
+    }
+
+    fn as_peer(&self) -> String {
+        format!("{}={}", self.name, self.peer_url)
     }
 }
 

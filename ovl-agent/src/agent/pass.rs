@@ -1,70 +1,126 @@
-//! One full reconcile.
+//! One reconcile.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use anyhow::Result;
 use tracing::{debug, info, warn};
 
-use super::Agent;
+use super::{Agent, public_ips};
+use crate::backend::OnLink;
 use crate::fast_path::pod_ports;
-use crate::netlink::interfaces;
+use crate::netlink::{Interface, interfaces};
 use crate::node::Underlay;
 use crate::subnet_env::SubnetEnv;
+use crate::tables::Look;
+use crate::underlay;
 
 impl Agent {
     /// Makes the node's tables equal to the leases. Before the first complete listing nothing is known, and nothing
     /// is done.
-    pub(super) async fn pass(&mut self) {
+    pub(super) async fn pass(&mut self, look: Look) {
         if !self.view.is_complete() {
             return;
         }
-        let interfaces = match interfaces(&self.handle).await {
-            Ok(interfaces) => interfaces,
-            Err(error) => return self.remember(vec![format!("{error:#}")]),
-        };
-        let underlay = &self.node.underlay;
-        let Some(interface) = interfaces.values().find(|interface| interface.name == underlay.name) else {
-            return self
-                .remember(vec![format!("the underlay interface {} is gone; waiting for it", underlay.name)]);
-        };
-        if (interface.ifindex, interface.mtu) != (underlay.ifindex, underlay.mtu) {
-            info!("the underlay interface {} changed: MTU {}", interface.name, interface.mtu);
-            let (ifindex, mtu) = (interface.ifindex, interface.mtu);
-            self.node.underlay = Underlay { ifindex, mtu, ..underlay.clone() };
+        match self.reconcile(look).await {
+            Ok(errors) => self.remember(errors),
+            Err(error) => self.remember(vec![format!("{error:#}")]),
         }
-        let desired = self.backend.desired(&self.node, self.network.ipv4, &self.view);
-        for (key, reason) in &desired.rejected {
-            if self.rejected_leases.get(key) != Some(reason) {
-                warn!("ignoring lease {key}: {reason}");
+    }
+
+    async fn reconcile(&mut self, look: Look) -> Result<Vec<String>> {
+        let interfaces = interfaces(&self.handle).await?;
+        let mut errors = Vec::new();
+        if look == Look::Anew {
+            errors.extend(self.follow_underlay(&interfaces).await);
+        }
+        let on_link = self.on_link(&interfaces).await?;
+        let desired = self.backend.desired(&self.node, &self.network, &self.view, &on_link);
+        for (item, reason) in &desired.rejected {
+            if self.rejected_leases.get(item) != Some(reason) {
+                warn!("ignoring {} of lease {}: {reason}", item.1, item.0);
             }
         }
         let pods = pod_ports(&interfaces, &self.args.pod_bridge);
         let tunnel = self.backend.tunnel(self.node.underlay.mtu);
-        let outcome = self.tables.make(&self.node, tunnel, &desired, &pods).await;
-        self.rejected_leases = desired.rejected;
+        let outcome = self.tables.make(&self.node, tunnel, &desired, &pods, look).await;
+        if outcome.errors.is_empty() {
+            self.tables.adopt(&self.network, &desired, &self.node.underlay.name).await;
+        }
         self.changes_in_a_row = if outcome.changed() { self.changes_in_a_row.saturating_add(1) } else { 0 };
         if outcome.changed() {
             info!(
-                "{} rows written, {} removed; {} peers",
+                "{} rows written, {} removed; {} peer subnets",
                 outcome.put,
                 outcome.deleted,
-                desired.remotes.len()
+                desired.routes.len()
             );
         } else {
-            debug!("nothing to do; {} peers", desired.remotes.len());
+            debug!("nothing to do; {} peer subnets", desired.routes.len());
         }
-        let mut errors = outcome.errors;
+        self.rejected_leases = desired.rejected;
+        errors.extend(outcome.errors);
         if outcome.own_rows_stand
             && let Err(error) = self.publish()
         {
             errors.push(format!("{error:#}"));
         }
-        self.remember(errors);
+        Ok(errors)
+    }
+
+    /// Takes over what has changed of the underlay interface. While it is gone or has no address, what was stays.
+    async fn follow_underlay(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Option<String> {
+        let now = match underlay::find(&self.handle, &self.choice).await {
+            Ok(now) => now,
+            Err(error) => {
+                let underlay = &self.node.underlay;
+                let interface = interfaces.values().find(|interface| interface.name == underlay.name);
+                if let Some(interface) = interface {
+                    let (ifindex, mtu) = (interface.ifindex, interface.mtu);
+                    self.node.underlay = Underlay { ifindex, mtu, ..underlay.clone() };
+                }
+                return Some(format!("{error:#}; the rows of before stay"));
+            }
+        };
+        if now == self.node.underlay {
+            return None;
+        }
+        let public_ips = public_ips(&self.args, &now);
+        if let Err(error) = self.backend.check(&now, &public_ips) {
+            return Some(format!("{error:#}; the rows of before stay"));
+        }
+        info!("the underlay is now {} with {} and MTU {}", now.name, now.addresses, now.mtu);
+        self.attrs = self.backend.attrs(&public_ips);
+        self.node.public_ips = public_ips;
+        self.node.underlay = now;
+        None
+    }
+
+    /// The peers that DirectRouting may route to.
+    async fn on_link(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<OnLink> {
+        if !self.backend.wants_on_link() {
+            return Ok(OnLink::new());
+        }
+        if self.events.take_ways_changed() {
+            self.reach.doubt();
+        }
+        let families = self.node.underlay.addresses;
+        let public_ips = self.view.iter().flat_map(|(_, attrs)| {
+            families.iter().filter_map(|(family, _)| attrs.public_ip(family)).collect::<Vec<_>>()
+        });
+        let peers: BTreeSet<IpAddr> = public_ips.filter(|ip| !self.node.is_known_as(*ip)).collect();
+        let devices = self.backend.devices();
+        let overlay: BTreeSet<String> = devices.iter().map(|(_, name)| name.clone()).collect();
+        self.reach.on_link(&self.handle, peers, interfaces, &overlay).await
     }
 
     /// Writes `subnet.env` where it has something new to say. From then on the node is ready.
-    fn publish(&mut self) -> anyhow::Result<()> {
+    fn publish(&mut self) -> Result<()> {
         let env = SubnetEnv {
-            network: self.network.ipv4,
-            subnet: self.node.subnet,
-            mtu: self.backend.mtu(self.node.underlay.mtu),
+            networks: self.network.ranges(),
+            subnets: *self.node.lease.subnets(),
+            mtu: self.backend.mtu(&self.network, self.node.underlay.mtu),
+            ip_masq: self.args.ip_masq,
         };
         if self.subnet_env.as_ref() == Some(&env) {
             return Ok(());
@@ -73,7 +129,7 @@ impl Agent {
         let mode = if self.tables.fast_path.is_some() { "ebpf" } else { "kernel" };
         info!(
             "ready: subnet {}, MTU {}, mode {mode}; wrote {}",
-            env.subnet,
+            env.subnets,
             env.mtu,
             self.args.subnet_file.display()
         );

@@ -1,42 +1,53 @@
 //! etcd as the store: flannel's keys, values and etcd leases (FLANNEL.md section 3), without its habits of writing
 //! over other nodes' leases, of turning reservations into leases and of leaving orphans.
 
-use std::net::Ipv4Addr;
+use std::cell::RefCell;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 use tokio::sync::mpsc;
 
-use self::endpoints::{Endpoints, Failure};
+use self::endpoints::Endpoints;
+use self::failure::Failure;
 use self::identity::Identity;
 use self::keys::Keys;
 use super::{Held, LEASE_TTL, Listed, Rejected, Store, StoreError, Update};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 
+mod connect;
 mod endpoints;
+mod failure;
 mod holder;
 mod identity;
 mod keys;
+mod list;
+mod member;
+mod options;
 mod term;
+mod tls;
+mod user;
 mod watch;
 
-/// A large cluster's leases come in one answer, which outgrows gRPC's 4 MiB at some ten thousand nodes.
-const MAX_ANSWER: usize = 64 << 20;
+pub use self::options::EtcdOptions;
 
 /// The store.
 pub struct EtcdStore {
     endpoints: Arc<Endpoints>,
     keys: Keys,
-    identity: Option<Identity>,
+    identity: RefCell<Option<Identity>>,
 }
 
 impl EtcdStore {
-    /// Prepares to use the etcd cluster at `endpoints`; `prefix` is flannel's `--etcd-prefix`. Does not wait for etcd
-    /// to answer: the first request does.
-    pub async fn connect(endpoints: &[String], prefix: &str) -> Result<Self, StoreError> {
-        let endpoints = Arc::new(Endpoints::new(endpoints).await?);
-        Ok(Self { endpoints, keys: Keys::new(prefix), identity: None })
+    /// Prepares to use an etcd cluster. Does not wait for etcd to answer: the first request does. It is that request,
+    /// too, that tells whether etcd takes our certificate and password.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] where the options don't go together or a certificate cannot be read.
+    pub async fn connect(options: &EtcdOptions) -> Result<Self, StoreError> {
+        let endpoints = Arc::new(Endpoints::new(options).await?);
+        Ok(Self { endpoints, keys: Keys::new(&options.prefix), identity: RefCell::default() })
     }
 
     /// Writes `attrs` as a lease of `term`, where `unchanged` says that nobody else has.
@@ -50,8 +61,7 @@ impl EtcdStore {
         let name = self.keys.lease(key);
         let text = serde_json::to_vec(attrs).map_err(|error| StoreError::Refused(error.to_string()))?;
         let put = TxnOp::put(name.as_str(), text, Some(PutOptions::new().with_lease(term)));
-        // Before the request, so that we never think that it is ours for longer than etcd does.
-        let expires = SystemTime::now().checked_add(LEASE_TTL).filter(|_| term != 0);
+        let expires = full_term(term);
         let revision = transact(&self.endpoints, unchanged, put).await?.ok_or(StoreError::Conflict(name))?;
         let lease = Lease { key, attrs: attrs.clone() };
         Ok(Held { lease, expires, revision, term })
@@ -64,13 +74,24 @@ impl EtcdStore {
         attrs: &LeaseAttrs,
         unchanged: Compare,
     ) -> Result<Held, StoreError> {
-        let term = term::grant(&self.endpoints, LEASE_TTL.as_secs().cast_signed()).await?;
+        let term = term::grant(&self.endpoints, LEASE_TTL).await?;
         let written = self.write(key, attrs, term, unchanged).await;
         if written.is_err() {
             // Not a plain revocation: where only the answer was lost, our lease hangs on it.
-            term::discard(&self.endpoints, term).await;
+            term::discard(&self.endpoints, term, LEASE_TTL).await;
         }
         written
+    }
+
+    /// A listed reservation as it stands, where it says `attrs` already: what an operator wrote is not written again
+    /// for nothing.
+    async fn reservation(&self, listed: &Listed, attrs: &LeaseAttrs) -> Result<Option<Held>, StoreError> {
+        let name = self.keys.lease(listed.lease.key);
+        let found = self.get(&name).await?.filter(|pair| pair.mod_revision() == listed.revision);
+        let Some(found) = found else { return Err(StoreError::Conflict(name)) };
+        let is_same = self.keys.read(&found).is_ok_and(|found| found.lease.attrs == *attrs);
+        let lease = Lease { key: listed.lease.key, attrs: attrs.clone() };
+        Ok(is_same.then_some(Held { lease, expires: None, revision: listed.revision, term: 0 }))
     }
 
     /// What stands at a key.
@@ -96,38 +117,26 @@ impl Store for EtcdStore {
         Ok(config.map(|pair| String::from_utf8_lossy(pair.value()).into_owned()))
     }
 
-    async fn claim_identity(&mut self, public_ip: Ipv4Addr) -> Result<(), StoreError> {
+    async fn claim_identity(&self, public_ip: IpAddr) -> Result<(), StoreError> {
         let key = self.keys.agent(public_ip);
-        self.identity = identity::claim(&self.endpoints, key, public_ip).await?;
+        let claimed = identity::claim(&self.endpoints, key, public_ip).await?;
+        let before = self.identity.replace(claimed);
+        if let Some(identity) = before {
+            identity.release().await;
+        }
         Ok(())
     }
 
-    async fn release(&mut self) {
-        if let Some(identity) = self.identity.take() {
+    async fn release(&self) {
+        let identity = self.identity.take();
+        if let Some(identity) = identity {
             identity.release().await;
         }
     }
 
     async fn list(&self) -> Result<(Vec<Listed>, Vec<Rejected>), StoreError> {
-        let subnets = self.keys.subnets();
-        let answer = self
-            .endpoints
-            .call(|client| {
-                let subnets = subnets.clone();
-                let options = GetOptions::new().with_prefix();
-                let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
-                async move { kv.get(subnets, Some(options)).await }
-            })
-            .await?;
-        let (mut leases, mut rejected) = (Vec::new(), Vec::new());
-        for pair in answer.kvs() {
-            match self.keys.read(pair) {
-                Ok(listed) => leases.push(listed),
-                Err(item) => rejected.push(item),
-            }
-        }
-        leases.sort_by_key(|listed| listed.lease.key);
-        Ok((leases, rejected))
+        let listing = list::list(&self.endpoints, &self.keys).await?;
+        Ok((listing.leases, listing.rejected))
     }
 
     async fn create(&self, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
@@ -138,29 +147,37 @@ impl Store for EtcdStore {
         let key = listed.lease.key;
         let unchanged = has_revision(&self.keys.lease(key), listed.revision);
         if listed.term == 0 {
-            return self.write(key, attrs, 0, unchanged).await;
+            return match self.reservation(listed, attrs).await? {
+                Some(held) => Ok(held),
+                None => self.write(key, attrs, 0, unchanged).await,
+            };
         }
         let held = self.write_in_new_term(key, attrs, unchanged).await?;
-        term::discard(&self.endpoints, listed.term).await;
+        term::discard(&self.endpoints, listed.term, LEASE_TTL).await;
         Ok(held)
     }
 
     async fn renew(&self, held: &Held) -> Result<Held, StoreError> {
-        let key = self.keys.lease(held.lease.key);
-        let expires = SystemTime::now().checked_add(LEASE_TTL).filter(|_| held.term != 0);
-        let is_alive = held.term == 0 || term::keep_alive(&self.endpoints, held.term).await?;
-        if !is_alive {
+        let Held { lease, term, .. } = held;
+        let name = self.keys.lease(lease.key);
+        let expires = full_term(*term);
+        let is_alive = *term == 0 || term::keep_alive(&self.endpoints, *term).await?;
+        let found = self.get(&name).await?;
+        if found.is_none() && !is_alive {
             // The key went with its term. Whoever has it now, has it.
-            return self.create(held.lease.key, &held.lease.attrs).await;
+            return self.create(lease.key, &lease.attrs).await;
         }
-        let written = self.get(&key).await?;
-        let is_ours =
-            |pair: &etcd_client::KeyValue| pair.mod_revision() == held.revision && pair.lease() == held.term;
-        if written.as_ref().is_some_and(is_ours) {
-            return Ok(Held { expires, ..held.clone() });
-        }
-        term::discard(&self.endpoints, held.term).await;
-        Err(StoreError::Conflict(key))
+        let ours = found.and_then(|pair| self.keys.read(&pair).ok()).filter(|found| found.lease == *lease);
+        let renewed = match ours {
+            Some(found) if found.term == *term && is_alive => {
+                return Ok(Held { expires, revision: found.revision, ..held.clone() });
+            }
+            // Somebody wrote our value again, as one makes or ends a reservation. It is still ours.
+            Some(found) => self.take_over(&found, &lease.attrs).await,
+            None => Err(StoreError::Conflict(name)),
+        };
+        term::discard(&self.endpoints, *term, LEASE_TTL).await;
+        renewed
     }
 
     async fn remove(&self, listed: &Listed) -> Result<(), StoreError> {
@@ -168,13 +185,28 @@ impl Store for EtcdStore {
         let unchanged = has_revision(&key, listed.revision);
         let delete = TxnOp::delete(key.as_str(), None);
         transact(&self.endpoints, unchanged, delete).await?.ok_or(StoreError::Conflict(key))?;
-        term::discard(&self.endpoints, listed.term).await;
+        term::discard(&self.endpoints, listed.term, LEASE_TTL).await;
         Ok(())
     }
 
     async fn watch(&self, updates: mpsc::Sender<Update>) {
         watch::run(&self.endpoints, &self.keys, &updates).await;
     }
+}
+
+/// How long after a lease was taken or renewed it should be renewed, where it is not to come closer to its end than
+/// `margin` (flannel's `--subnet-lease-renew-margin`, less than [`LEASE_TTL`]).
+///
+/// Every hour at the latest, where flannel with its default waits for 23: renewing writes nothing, and an etcd that is
+/// gone for a night then ends no lease. After a failure the next try is due in a minute, whatever the margin.
+pub fn renewal_interval(margin: Duration) -> Duration {
+    LEASE_TTL.saturating_sub(margin).min(Duration::from_hours(1))
+}
+
+/// When a term that is started now ends; a reservation doesn't. Asked before the request, so that we never think that
+/// it is ours for longer than etcd does.
+fn full_term(term: i64) -> Option<SystemTime> {
+    SystemTime::now().checked_add(LEASE_TTL).filter(|_| term != 0)
 }
 
 fn is_absent(key: &str) -> Compare {
@@ -196,4 +228,17 @@ async fn transact(endpoints: &Endpoints, when: Compare, then: TxnOp) -> Result<O
         .await?;
     let revision = answer.header().map(etcd_client::ResponseHeader::revision);
     Ok(revision.filter(|_| answer.succeeded()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewal_is_hourly_unless_the_margin_asks_for_more() {
+        let minutes = Duration::from_mins;
+        for (margin, interval) in [(1, 60), (60, 60), (23 * 60, 60), (23 * 60 + 30, 30), (1439, 1)] {
+            assert_eq!(renewal_interval(minutes(margin)), minutes(interval), "{margin}");
+        }
+    }
 }

@@ -3,10 +3,12 @@
 
 mod attachments;
 mod bad_input;
+mod command_line;
 mod config_change;
 mod direct_routing;
 mod dual_stack;
 mod fallback;
+mod interface;
 mod listing;
 mod masquerade;
 mod node_changes;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ovl_agent::store::etcd::EtcdStore;
+use ovl_agent::store::etcd::{EtcdOptions, EtcdStore};
 use ovl_agent::store::{Store as _, StoreError, acquire};
 use ovl_tests::etcd::Etcd;
 use tempfile::TempDir;
@@ -17,6 +17,15 @@ crate::conformance!(RealEtcd);
 
 pub(crate) const PREFIX: &str = "/coreos.com/network";
 const A: &str = "10.42.1.0-24";
+
+/// Without certificates and password.
+pub(crate) fn options(endpoints: &[&str]) -> EtcdOptions {
+    EtcdOptions {
+        endpoints: endpoints.iter().map(ToString::to_string).collect(),
+        prefix: PREFIX.to_owned(),
+        ..EtcdOptions::default()
+    }
+}
 
 /// A server of its own.
 struct RealEtcd {
@@ -52,7 +61,7 @@ impl Fixture for RealEtcd {
     }
 
     async fn open(&self) -> EtcdStore {
-        EtcdStore::connect(&[self.server.url().to_owned()], PREFIX).await.unwrap()
+        EtcdStore::connect(&options(&[self.server.url()])).await.unwrap()
     }
 
     fn put(&self, item: &str, value: &str) {
@@ -227,8 +236,8 @@ async fn a_config_that_changes_in_an_outage_is_noticed() {
 #[tokio::test]
 async fn a_member_that_is_down_costs_nothing_but_time() {
     let etcd = RealEtcd::start();
-    let dead = "http://127.0.0.1:1".to_owned();
-    let store = EtcdStore::connect(&[dead.clone(), etcd.server.url().to_owned()], PREFIX).await.unwrap();
+    let dead = "http://127.0.0.1:1";
+    let store = EtcdStore::connect(&options(&[dead, etcd.server.url()])).await.unwrap();
     let held = store.create(key(A), &attrs(ME)).await.unwrap();
     store.renew(&held).await.unwrap();
     watching(&store, async |watcher| {
@@ -238,7 +247,7 @@ async fn a_member_that_is_down_costs_nothing_but_time() {
         assert!(watcher.outages.is_empty(), "{watcher:?}");
     })
     .await;
-    let lonely = EtcdStore::connect(std::slice::from_ref(&dead), PREFIX).await.unwrap();
+    let lonely = EtcdStore::connect(&options(&[dead])).await.unwrap();
     let error = lonely.list().await.unwrap_err();
     let StoreError::Unavailable(text) = &error else { panic!("{error:?}") };
     assert_eq!(*text, format!("{dead}: Connection refused (os error 111)"));
@@ -247,7 +256,8 @@ async fn a_member_that_is_down_costs_nothing_but_time() {
 #[tokio::test]
 async fn the_prefix_is_joined_as_flannel_does() {
     let etcd = RealEtcd::start();
-    let store = EtcdStore::connect(&[etcd.server.url().to_owned()], "//coreos.com//network/").await.unwrap();
+    let prefix = "//coreos.com//network/".to_owned();
+    let store = EtcdStore::connect(&EtcdOptions { prefix, ..options(&[etcd.server.url()]) }).await.unwrap();
     store.create(key(A), &attrs(ME)).await.unwrap();
     etcd.server.put("/coreos.com/network/config", "one").unwrap();
     assert_eq!(store.network_config().await.unwrap().as_deref(), Some("one"));

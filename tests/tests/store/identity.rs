@@ -72,7 +72,10 @@ async fn claimant() {
     let Ok(address) = std::env::var(ADDRESS) else { return };
     match address.strip_prefix("dir:") {
         Some(path) => claim_until_killed(DirStore::open(Path::new(path)).unwrap()).await,
-        None => claim_until_killed(EtcdStore::connect(&[address], crate::etcd::PREFIX).await.unwrap()).await,
+        None => {
+            let store = EtcdStore::connect(&crate::etcd::options(&[&address])).await.unwrap();
+            claim_until_killed(store).await;
+        }
     }
 }
 

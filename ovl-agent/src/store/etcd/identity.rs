@@ -1,6 +1,6 @@
 //! The claim on a public IP: a key that lasts 30 s unless it is kept alive.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +9,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, info, warn};
 
-use super::endpoints::{Endpoints, Failure};
+use super::endpoints::Endpoints;
+use super::failure::Failure;
 use super::holder::Holder;
 use super::{has_revision, is_absent, term, transact};
 use crate::store::StoreError;
 
-/// Seconds that a claim outlives its process by.
-const TTL: i64 = 30;
+/// How long a claim outlives its process.
+const TTL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 /// Losing a race is somebody else's winning it, who then is found.
@@ -47,7 +48,7 @@ enum Outcome {
 pub(super) async fn claim(
     endpoints: &Arc<Endpoints>,
     key: String,
-    public_ip: Ipv4Addr,
+    public_ip: IpAddr,
 ) -> Result<Option<Identity>, StoreError> {
     let claim = Claim { endpoints: Arc::clone(endpoints), key, me: Holder::this_process() };
     let term = match claim.insist(public_ip).await {
@@ -59,7 +60,9 @@ pub(super) async fn claim(
             );
             return Ok(None);
         }
-        Err(failure @ (Failure::Unreachable(_) | Failure::Missing(_))) => return Err(failure.into()),
+        Err(failure @ (Failure::Unreachable(_) | Failure::Untrusted(_) | Failure::Missing(_))) => {
+            return Err(failure.into());
+        }
     };
     let (told, known) = tokio::sync::watch::channel(term);
     let task = tokio::spawn(claim.clone().keep(told));
@@ -87,7 +90,7 @@ impl Drop for Identity {
 
 impl Claim {
     /// Claims the key; from a dead process, too.
-    async fn insist(&self, public_ip: Ipv4Addr) -> Result<Result<i64, StoreError>, Failure> {
+    async fn insist(&self, public_ip: IpAddr) -> Result<Result<i64, StoreError>, Failure> {
         let mut unchanged = is_absent(&self.key);
         for _ in 0..TRIES {
             let (holder, revision) = match self.attempt(unchanged).await? {
@@ -104,14 +107,15 @@ impl Claim {
         Ok(Err(StoreError::Conflict(self.key.clone())))
     }
 
-    fn refused(&self, public_ip: Ipv4Addr, holder: Option<&Holder>) -> StoreError {
+    fn refused(&self, public_ip: IpAddr, holder: Option<&Holder>) -> StoreError {
         let who = holder.map_or_else(
             || format!("whoever wrote {}", self.key),
             |holder| format!("the ovl-agent with pid {} on host {}", holder.pid, holder.host.escape_debug()),
         );
         StoreError::Refused(format!(
             "public IP {public_ip} is already used by {who}; stop that one, or give this node its own with \
-             --public-ip (if that node is gone this entry ends within {TTL} s)"
+             --public-ip (if that node is gone this entry ends within {} s)",
+            TTL.as_secs()
         ))
     }
 
@@ -121,9 +125,9 @@ impl Claim {
         let put = TxnOp::put(self.key.as_str(), text, Some(PutOptions::new().with_lease(term)));
         match transact(&self.endpoints, unchanged, put).await {
             Ok(Some(_)) => return Ok(Outcome::Ours(term)),
-            Ok(None) => term::discard(&self.endpoints, term).await,
+            Ok(None) => term::discard(&self.endpoints, term, TTL).await,
             Err(failure) => {
-                term::discard(&self.endpoints, term).await;
+                term::discard(&self.endpoints, term, TTL).await;
                 return Err(failure);
             }
         }

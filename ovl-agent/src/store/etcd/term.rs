@@ -1,12 +1,16 @@
 //! Terms: etcd's own leases, which the keys of ours hang on.
 
+use std::time::Duration;
+
 use etcd_client::{Error, LeaseTimeToLiveOptions};
 use tracing::debug;
 
-use super::endpoints::{Endpoints, Failure};
+use super::endpoints::Endpoints;
+use super::failure::Failure;
 
-/// Begins a term of `ttl` seconds and returns its id.
-pub(super) async fn grant(endpoints: &Endpoints, ttl: i64) -> Result<i64, Failure> {
+/// Begins a term and returns its id.
+pub(super) async fn grant(endpoints: &Endpoints, length: Duration) -> Result<i64, Failure> {
+    let ttl = length.as_secs().cast_signed();
     let granted =
         endpoints.call(|client| async move { client.lease_client().grant(ttl, None).await }).await?;
     Ok(granted.id())
@@ -31,8 +35,9 @@ pub(super) async fn keep_alive(endpoints: &Endpoints, term: i64) -> Result<bool,
 }
 
 /// Ends a term that nothing hangs on any more, so that it is no orphan until it expires. A term that another key
-/// hangs on stays: ending it would delete that key.
-pub(super) async fn discard(endpoints: &Endpoints, term: i64) {
+/// hangs on stays: ending it would delete that key. So does one of another length: neither we nor flannel began it, and
+/// whoever did may want it yet.
+pub(super) async fn discard(endpoints: &Endpoints, term: i64, length: Duration) {
     if term == 0 {
         return;
     }
@@ -44,7 +49,8 @@ pub(super) async fn discard(endpoints: &Endpoints, term: i64) {
                 async move { client.lease_client().time_to_live(term, Some(options)).await }
             })
             .await?;
-        if state.ttl() > 0 && state.keys().is_empty() {
+        let is_ours = u64::try_from(state.granted_ttl()) == Ok(length.as_secs());
+        if state.ttl() > 0 && is_ours && state.keys().is_empty() {
             revoke(endpoints, term).await?;
         }
         Ok::<_, Failure>(())

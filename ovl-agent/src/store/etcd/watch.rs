@@ -1,38 +1,47 @@
 //! Watching etcd: a snapshot at one revision, then every change after it, and all over again when that ends.
+//!
+//! That a watch ends says nothing about the leases: a member may be restarted, or have forgotten what we missed
+//! (compaction). Only where no member can list the leases either, the store is gone.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
-use etcd_client::{
-    Event, EventType, GetOptions, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchResponse, WatchStream,
-};
+use etcd_client::{Event, EventType, GetOptions, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::MAX_ANSWER;
-use super::endpoints::{Endpoints, Failure, one_line};
+use super::endpoints::Endpoints;
+use super::failure::{Failure, one_line};
 use super::keys::Keys;
+use super::list::list;
 use crate::store::Update;
 use crate::store::backoff::Backoff;
 
 /// A watch that lasted this long was no failure in a row.
 const STEADY: Duration = Duration::from_secs(5);
+/// So many failures in a row are worth a word, though every one of them was mended.
+const TOO_MANY: u32 = 10;
+/// What changed while a watch was being set up comes in one answer, which may outgrow gRPC's 4 MiB.
+const MAX_ANSWER: usize = 64 << 20;
 
 /// Why watching ended.
 enum End {
     /// Nobody listens any more.
     Closed,
-    /// Only a new snapshot can say what is left.
-    Relist,
-    /// etcd does not answer or has forgotten what we missed; the text says so.
-    Broken(String),
+    /// Only a new snapshot can say what is left, and why.
+    Relist(String),
+    /// There is none to be had; the text says why.
+    Gone(String),
 }
 
 impl From<Failure> for End {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Unreachable(text) | Failure::Missing(text) | Failure::Denied(text) => Self::Broken(text),
+            Failure::Unreachable(text)
+            | Failure::Untrusted(text)
+            | Failure::Missing(text)
+            | Failure::Denied(text) => Self::Gone(text),
         }
     }
 }
@@ -40,7 +49,7 @@ impl From<Failure> for End {
 /// Watches until `updates` is closed.
 pub(super) async fn run(endpoints: &Endpoints, keys: &Keys, updates: &mpsc::Sender<Update>) {
     let mut watcher = Watcher { endpoints, keys, updates, config_revision: None, has_snapshot: false };
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut in_a_row) = (Backoff::default(), 0);
     let mut is_outage = false;
     loop {
         let started = Instant::now();
@@ -52,14 +61,23 @@ pub(super) async fn run(endpoints: &Endpoints, keys: &Keys, updates: &mpsc::Send
         if std::mem::take(&mut watcher.has_snapshot) {
             is_outage = false;
             if started.elapsed() > STEADY {
-                backoff = Backoff::default();
+                (backoff, in_a_row) = (Backoff::default(), 0);
             }
         }
         match end {
             End::Closed => return,
-            End::Relist => continue,
-            End::Broken(reason) if is_outage => debug!("still cannot watch etcd: {reason}"),
-            End::Broken(reason) => {
+            End::Relist(reason) => {
+                in_a_row += 1;
+                if in_a_row == TOO_MANY {
+                    warn!(
+                        "watching etcd fails again and again, so all leases are listed each time: {reason}"
+                    );
+                } else {
+                    debug!("listing all leases anew: {reason}");
+                }
+            }
+            End::Gone(reason) if is_outage => debug!("still cannot watch etcd: {reason}"),
+            End::Gone(reason) => {
                 is_outage = true;
                 if updates.send(Update::Unavailable(reason)).await.is_err() {
                     return;
@@ -91,8 +109,8 @@ impl Watcher<'_> {
         loop {
             let answer = match stream.message().await {
                 Ok(Some(answer)) => answer,
-                Ok(None) => return Err(self.broken("the watch was closed")),
-                Err(error) => return Err(self.broken(&one_line(&error))),
+                Ok(None) => return Err(self.relist("the watch was closed")),
+                Err(error) => return Err(self.relist(&one_line(&error))),
             };
             self.check(&answer)?;
             for event in answer.events() {
@@ -103,37 +121,28 @@ impl Watcher<'_> {
 
     /// Reports all leases and returns the revision at which they were so.
     async fn snapshot(&mut self) -> Result<i64, End> {
-        let leases = TxnOp::get(self.keys.subnets(), Some(GetOptions::new().with_prefix()));
-        let config = TxnOp::get(self.keys.config(), Some(GetOptions::new().with_keys_only()));
-        // One transaction, so that both are as they were at one revision.
-        let txn = Txn::new().and_then([leases, config]);
-        let answer = self
-            .endpoints
-            .call(|client| {
-                let txn = txn.clone();
-                let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
-                async move { kv.txn(txn).await }
-            })
-            .await?;
-        let responses = answer.op_responses();
-        let [TxnOpResponse::Get(subnets), TxnOpResponse::Get(config)] = responses.as_slice() else {
-            return Err(self.broken("an answer to another question"));
-        };
-        let (mut leases, mut rejected) = (Vec::new(), Vec::new());
-        for pair in subnets.kvs() {
-            match self.keys.read(pair) {
-                Ok(listed) => leases.push(listed.lease),
-                Err(item) => rejected.push(item),
-            }
-        }
-        leases.sort_by_key(|lease| lease.key);
-        self.send(Update::Snapshot { leases, rejected }).await?;
+        let listing = list(self.endpoints, self.keys).await?;
+        let config = self.config_at(listing.revision).await?;
+        let leases = listing.leases.into_iter().map(|listed| listed.lease).collect();
+        self.send(Update::Snapshot { leases, rejected: listing.rejected }).await?;
         self.has_snapshot = true;
-        let config = config.kvs().first().map_or(0, etcd_client::KeyValue::mod_revision);
         if self.config_revision.replace(config).is_some_and(|before| before != config) {
             self.send(Update::ConfigChanged).await?;
         }
-        answer.header().map(etcd_client::ResponseHeader::revision).ok_or_else(|| self.broken("no revision"))
+        Ok(listing.revision)
+    }
+
+    /// When the network config had last been changed at `revision`; 0 where there was none.
+    async fn config_at(&self, revision: i64) -> Result<i64, Failure> {
+        let options = GetOptions::new().with_keys_only().with_revision(revision);
+        let answer = self
+            .endpoints
+            .call(|client| {
+                let (key, options) = (self.keys.config(), options.clone());
+                async move { client.kv_client().get(key, Some(options)).await }
+            })
+            .await?;
+        Ok(answer.kvs().first().map_or(0, etcd_client::KeyValue::mod_revision))
     }
 
     async fn subscribe(&self, revision: i64) -> Result<WatchStream, End> {
@@ -156,10 +165,10 @@ impl Watcher<'_> {
     /// That the watch goes on.
     fn check(&self, answer: &WatchResponse) -> Result<(), End> {
         if answer.compact_revision() != 0 {
-            return Err(self.broken("what was missed has been compacted away"));
+            return Err(self.relist("what was missed has been compacted away"));
         }
         if answer.canceled() {
-            return Err(self.broken(&format!("the watch was cancelled: {}", answer.cancel_reason())));
+            return Err(self.relist(&format!("the watch was cancelled: {}", answer.cancel_reason())));
         }
         Ok(())
     }
@@ -177,7 +186,7 @@ impl Watcher<'_> {
             }
             (false, Ok(key)) => Update::Delete(key),
             // It was rejected by name before, and only a snapshot can say that it no longer is.
-            (false, Err(_)) => return Err(End::Relist),
+            (false, Err(item)) => return Err(End::Relist(format!("{} is gone", item.item))),
         };
         self.send(update).await
     }
@@ -186,7 +195,8 @@ impl Watcher<'_> {
         self.updates.send(update).await.map_err(|_closed| End::Closed)
     }
 
-    fn broken(&self, what: &str) -> End {
-        End::Broken(self.endpoints.blame(what))
+    /// Lists again, and watches another member then.
+    fn relist(&self, what: &str) -> End {
+        End::Relist(self.endpoints.blame(what))
     }
 }

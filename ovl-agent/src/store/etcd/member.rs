@@ -1,0 +1,149 @@
+//! One member of an etcd cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{Channel, Client, ConnectOptions, Error};
+use tonic::transport::Endpoint;
+
+use super::connect;
+use super::failure::{Failure, one_line};
+use super::options::without_credentials;
+use super::tls::Files;
+use super::user::{Login, User, wants_login};
+use crate::store::StoreError;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a connection with a request under way (a watch always is) is checked. A server takes more than one
+/// check in 5 s for an attack, and any while nothing is under way.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A member, and who we are to it.
+pub(super) struct Member {
+    /// Its URL.
+    pub(super) name: String,
+    client: Client,
+    files: Option<Arc<Files>>,
+    login: Option<Login>,
+}
+
+impl Member {
+    /// Prepares a connection; makes none yet.
+    pub(super) async fn new(
+        endpoint: &str,
+        files: &Arc<Files>,
+        user: Option<&User>,
+    ) -> Result<Self, StoreError> {
+        let name = without_credentials(endpoint);
+        let refused = |what: &str| StoreError::Refused(format!("etcd endpoint '{name}' {what}"));
+        if name != endpoint {
+            return Err(refused(
+                "holds a user and a password; leave them out and give --etcd-username and --etcd-password",
+            ));
+        }
+        let url = with_scheme(endpoint, files);
+        let no_url = "is no URL such as http://127.0.0.1:2379";
+        if !is_url(&url) {
+            return Err(refused(no_url));
+        }
+        let files = url.starts_with("https://").then(|| Arc::clone(files));
+        let channel = Endpoint::from_shared(url)
+            .map_err(|error| refused(&format!("{no_url}: {error}")))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(false);
+        let channel = Channel::Tonic(connect::channel(&channel, files.clone()));
+        // A member that has lost the others says so instead of keeping us waiting.
+        let options = ConnectOptions::new().with_require_leader(true);
+        let client = Client::from_channel(channel, Some(options))
+            .await
+            .map_err(|error| refused(&format!("cannot be used: {}", one_line(&error))))?;
+        Ok(Self { name, client, files, login: user.cloned().map(Login::new) })
+    }
+
+    /// Whether its connections are encrypted.
+    pub(super) fn has_tls(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// Sends a request; with a new token, where etcd does not take the one we have.
+    pub(super) async fn ask<T, F>(&self, request: &impl Fn(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let outcome = async {
+            let Some(login) = &self.login else { return request(self.client.clone()).await };
+            if login.is_due() {
+                login.perform(self.client.clone()).await?;
+            }
+            match request(self.client.clone()).await {
+                Err(error) if wants_login(&error) => {
+                    login.perform(self.client.clone()).await?;
+                    request(self.client.clone()).await
+                }
+                other => other,
+            }
+        };
+        outcome.await.map_err(|error| self.failure(&error))
+    }
+
+    fn failure(&self, error: &Error) -> Failure {
+        let user = self.login.as_ref().map(|login| login.user.name.as_str());
+        let failure = Failure::of(error, &self.name, user);
+        match (failure, &self.files) {
+            // A server may end a connection only after we took the handshake for done.
+            (Failure::Unreachable(text), Some(files)) if text.contains("received fatal alert") => {
+                let alert = text.rsplit("received fatal alert").next().unwrap_or_default();
+                Failure::Untrusted(format!(
+                    "{}: {}",
+                    self.name,
+                    files.explain_alert(alert.trim_start_matches([':', ' ']))
+                ))
+            }
+            (failure, _) => failure,
+        }
+    }
+}
+
+/// A member without a scheme is taken as flannel's client takes it: with TLS where that was configured.
+fn with_scheme(endpoint: &str, files: &Files) -> String {
+    match (endpoint.contains("://"), files.is_empty()) {
+        (true, _) => endpoint.to_owned(),
+        (false, true) => format!("http://{endpoint}"),
+        (false, false) => format!("https://{endpoint}"),
+    }
+}
+
+/// The client library notices a port out of range only when it connects, which is tried for ever.
+fn is_url(url: &str) -> bool {
+    let authority = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let Some(host_port) = authority.map(|authority| authority.trim_end_matches('/')) else { return false };
+    let has_good_port = match host_port.rsplit_once(':') {
+        Some((_, port)) if !port.ends_with(']') => port.parse::<u16>().is_ok_and(|port| port != 0),
+        _ => true,
+    };
+    !host_port.is_empty() && has_good_port
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::etcd::EtcdOptions;
+
+    #[test]
+    fn the_scheme_is_said_or_follows_from_the_files() {
+        let without = Files::new(&EtcdOptions::default()).expect("nothing");
+        let with = EtcdOptions { cafile: Some("/ca".into()), ..EtcdOptions::default() };
+        let with = Files::new(&with).expect("a CA alone will do");
+        for (endpoint, plain, secure) in [
+            ("127.0.0.1:2379", "http://127.0.0.1:2379", "https://127.0.0.1:2379"),
+            ("http://a:1", "http://a:1", "http://a:1"),
+            ("https://a:1", "https://a:1", "https://a:1"),
+        ] {
+            assert_eq!(with_scheme(endpoint, &without), plain);
+            assert_eq!(with_scheme(endpoint, &with), secure);
+        }
+    }
+}

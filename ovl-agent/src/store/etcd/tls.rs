@@ -1,0 +1,223 @@
+//! Certificates: ours for the members, and which of theirs we believe.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_rustls::rustls;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+use super::options::EtcdOptions;
+
+/// Where our certificates are.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    ca: Option<PathBuf>,
+    /// Certificate and key.
+    client: Option<(PathBuf, PathBuf)>,
+}
+
+impl Files {
+    /// What the options name; the error says which of two is missing.
+    pub(super) fn new(options: &EtcdOptions) -> Result<Self, String> {
+        let given = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        let client = match (given(&options.certfile), given(&options.keyfile)) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err("--etcd-certfile is given without --etcd-keyfile, its key".to_owned());
+            }
+            (None, Some(_)) => {
+                return Err(
+                    "--etcd-keyfile is given without --etcd-certfile, the certificate of that key".to_owned()
+                );
+            }
+        };
+        Ok(Self { ca: given(&options.cafile), client })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.ca.is_none() && self.client.is_none()
+    }
+
+    /// Reads the files as they are now. The error names the file and its flag.
+    pub(super) fn read(&self) -> Result<ClientConfig, String> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
+        let verifier = Arc::new(self.verifier(provider)?);
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+        let mut config = match &self.client {
+            None => builder.with_no_client_auth(),
+            Some((cert, key)) => {
+                let chain = certificates(cert, "--etcd-certfile")?;
+                let secret = read(key, "--etcd-keyfile")?;
+                let secret = PrivateKeyDer::from_pem_slice(&secret)
+                    .map_err(|_error| bad(key, "--etcd-keyfile", "holds no private key that is plain PEM"))?;
+                builder.with_client_auth_cert(chain, secret).map_err(|error| {
+                    format!(
+                        "{} (--etcd-certfile) and {} (--etcd-keyfile) don't go together: {error}",
+                        cert.display(),
+                        key.display()
+                    )
+                })?
+            }
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+
+    fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Verifier, String> {
+        let mut roots = RootCertStore::empty();
+        let mut given = Vec::new();
+        if let Some(ca) = &self.ca {
+            given = certificates(ca, "--etcd-cafile")?;
+            for certificate in &given {
+                roots.add(certificate.clone()).map_err(|error| {
+                    bad(ca, "--etcd-cafile", &format!("holds a bad certificate: {error}"))
+                })?;
+            }
+        } else {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err("this system trusts no CA at all; give etcd's with --etcd-cafile".to_owned());
+            }
+        }
+        let web_pki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|error| error.to_string())?;
+        Ok(Verifier { web_pki, given })
+    }
+
+    /// Why a handshake with `host` failed, and whether it would the next time, too.
+    pub(super) fn explain(&self, error: &Error, host: &str) -> (String, bool) {
+        let text = match error {
+            Error::InvalidCertificate(error) => return self.explain_certificate(error, host),
+            Error::AlertReceived(_) => self.explain_alert(&error.to_string()),
+            Error::InvalidMessage(_) => "does not speak TLS; is it an http:// endpoint?".to_owned(),
+            other => format!("TLS failed: {other}"),
+        };
+        (text, true)
+    }
+
+    fn explain_certificate(&self, error: &CertificateError, host: &str) -> (String, bool) {
+        if let CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } = error
+        {
+            // A clock can be set and a certificate replaced without us.
+            return (
+                format!("its certificate is out of date, or this node's clock is wrong: {error}"),
+                false,
+            );
+        }
+        let text = match (error, &self.ca) {
+            (CertificateError::UnknownIssuer, Some(ca)) => {
+                format!("its certificate is not signed by a CA in --etcd-cafile {}", ca.display())
+            }
+            (CertificateError::UnknownIssuer, None) => {
+                "its certificate is not signed by a CA that this system trusts; give the CA with --etcd-cafile"
+                    .to_owned()
+            }
+            (CertificateError::NotValidForNameContext { presented, .. }, _) => format!(
+                "its certificate is not for {host} but for {}; name it so in --etcd-endpoints",
+                presented.join(", ")
+            ),
+            (other, _) => format!("its certificate is of no use: {other}"),
+        };
+        (text, true)
+    }
+
+    /// What it means where the server ended the handshake, or the connection just after it (TLS 1.3).
+    pub(super) fn explain_alert(&self, error: &str) -> String {
+        match &self.client {
+            Some((cert, _)) => {
+                format!(
+                    "does not accept --etcd-certfile {} (its CA, dates or purpose): {error}",
+                    cert.display()
+                )
+            }
+            None => format!("wants a client certificate, --etcd-certfile and --etcd-keyfile: {error}"),
+        }
+    }
+}
+
+fn read(path: &Path, flag: &str) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| format!("cannot read {} ({flag}): {error}", path.display()))
+}
+
+fn bad(path: &Path, flag: &str, what: &str) -> String {
+    format!("{} ({flag}) {what}", path.display())
+}
+
+fn certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = read(path, flag)?;
+    let found = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    let found = found.map_err(|error| bad(path, flag, &format!("is not PEM: {error}")))?;
+    if found.is_empty() {
+        return Err(bad(path, flag, "holds no certificate in PEM"));
+    }
+    Ok(found)
+}
+
+/// As the web PKI has it. Beyond that, a certificate that was given as its own CA, which Go's TLS, and so flannel,
+/// takes.
+#[derive(Debug)]
+struct Verifier {
+    web_pki: Arc<WebPkiServerVerifier>,
+    given: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified =
+            self.web_pki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match verified {
+            // "A CA used as end entity", which is found out after the dates were found right and before the name is
+            // looked at.
+            Err(Error::InvalidCertificate(CertificateError::Other(_))) if self.given.contains(end_entity) => {
+                rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.web_pki.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.web_pki.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.web_pki.supported_verify_schemes()
+    }
+}
