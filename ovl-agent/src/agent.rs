@@ -102,7 +102,7 @@ async fn run_on<S: Store>(store: &S, args: RunArgs, signals: &mut Signals) -> Re
 
 async fn run_until_told<S: Store>(store: &S, args: RunArgs, signals: &mut Signals) -> Result<()> {
     // Before the lease, for which we may have to wait: who waits is healthy, and not ready.
-    let (probes, mut prober) = probes();
+    let (probes, mut loop_end) = probes();
     let _server = HttpServer::listen(args.healthz_ip, args.healthz_port, probes).await?;
     let mut notify = Notify::from_env();
     notify.status(&format!("waiting for {}", store.describe()));
@@ -121,7 +121,7 @@ async fn run_until_told<S: Store>(store: &S, args: RunArgs, signals: &mut Signal
         return Ok(());
     };
     agent
-        .serve(store, Outside { control: &control, signals, prober: &mut prober, notify: &mut notify })
+        .serve(store, Outside { control: &control, signals, loop_end: &mut loop_end, notify: &mut notify })
         .await;
     notify.stopping();
     if let Some(fast_path) = &mut agent.tables.fast_path {
@@ -135,7 +135,7 @@ async fn run_until_told<S: Store>(store: &S, args: RunArgs, signals: &mut Signal
 struct Outside<'a> {
     control: &'a Control,
     signals: &'a mut Signals,
-    prober: &'a mut LoopEnd,
+    loop_end: &'a mut LoopEnd,
     notify: &'a mut Notify,
 }
 
@@ -256,7 +256,7 @@ impl Agent {
     }
 
     async fn serve<S: Store>(&mut self, store: &S, outside: Outside<'_>) {
-        let Outside { control, signals, prober, notify } = outside;
+        let Outside { control, signals, loop_end, notify } = outside;
         let (send_updates, mut updates) = mpsc::channel(1024);
         let mut watching = std::pin::pin!(store.watch(send_updates));
         let events = Arc::clone(&self.events);
@@ -291,13 +291,13 @@ impl Agent {
                 _ = resync.tick() => due.for_events(),
                 _ = heartbeat.tick() => {
                     self.beat();
-                    prober.turned();
+                    loop_end.turned();
                     notify.status(&self.summary());
                 }
                 () = notify.watchdog() => {}
                 stream = control.accept() => answer(stream, self.document()),
                 // Who asked may have gone.
-                question = prober.question() => {
+                question = loop_end.question() => {
                     let _gone = question.send(self.facts());
                 }
                 text = config.done() => if self.take_config(text) {
@@ -322,7 +322,7 @@ impl Agent {
                     let started = Instant::now();
                     self.pass(look).await;
                     if self.is_ready() {
-                        prober.set_ready(true);
+                        loop_end.set_ready(true);
                         notify.ready();
                     }
                     let rests = self.errors.is_empty() && self.changes_in_a_row < RESTLESS;
