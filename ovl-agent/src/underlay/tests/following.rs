@@ -87,6 +87,13 @@ fn a_new_mtu_or_index_is_taken_over_at_once_also_before_the_addresses_are_back()
 }
 
 #[test]
+fn one_family_waits_for_its_address_while_the_other_changes() {
+    let facts = node(&["eth0 192.0.2.1/24 2001:db8::1/64"]);
+    let mut running = Running::on("--iface=eth0", "46", &facts);
+    assert_eq!(running.after(SOON, &node(&["eth0 192.0.2.9/24"])), "eth0: 192.0.2.9, 2001:db8::1");
+}
+
+#[test]
 fn a_second_address_does_not_move_the_node() {
     let table = [
         ("--iface=eth0", "4", "eth0 192.0.2.1/24,dynamic", "eth0 192.0.2.1/24,dynamic 192.0.2.100/32"),
@@ -143,6 +150,21 @@ fn the_node_moves_to_another_interface_only_when_that_lasts() {
     assert_eq!(running.after(PATIENCE + SOON, &second), "eth0: 192.0.2.1");
     assert_eq!(running.after(PATIENCE * 2, &second), "eth0: 192.0.2.1");
     assert_eq!(running.after(PATIENCE * 2 + SOON, &second), "eth1: 198.51.100.1");
+    // What says nothing, or names a third one, starts the time anew, too.
+    let all = &["eth0 192.0.2.1/24", "eth1 198.51.100.1/24", "eth2 203.0.113.1/24"];
+    for between in [with_default(all, "eth2"), node(all)] {
+        let mut running = Running::on("", "4", &with_default(all, "eth0"));
+        assert_eq!(running.after(SOON, &with_default(all, "eth1")), "eth0: 192.0.2.1");
+        assert_eq!(running.after(PATIENCE, &between), "eth0: 192.0.2.1");
+        assert_eq!(running.after(PATIENCE + SOON, &with_default(all, "eth1")), "eth0: 192.0.2.1");
+        assert_eq!(running.after(PATIENCE * 2 + SOON, &with_default(all, "eth1")), "eth1: 198.51.100.1");
+    }
+    // The MTU does not wait.
+    let mut running = Running::on("", "4", &first);
+    let mut narrow = second.clone();
+    narrow.interfaces.get_mut(&1).expect("eth0").mtu = 1400;
+    assert_eq!(running.after(SOON, &narrow), "eth0: 192.0.2.1");
+    assert_eq!(running.underlay.mtu, 1400);
     // The first of a list is taken again in the same way.
     let mut running = Running::on("--iface=eth0 --iface=eth1", "4", &node(both));
     let without = node(&["lo", "eth1 198.51.100.1/24"]);
@@ -159,5 +181,12 @@ fn an_interface_that_would_match_too_changes_nothing() {
     let after = node(&["ethx 192.0.2.7/24", "eth0 192.0.2.1/24"]);
     for time in [SOON, PATIENCE * 2] {
         assert_eq!(running.after(time, &after), "eth0: 192.0.2.1");
+    }
+    let both = &["eth0 192.0.2.1/24", "eth1 198.51.100.1/24"];
+    let mut running = Running::on("", "4", &with_default(both, "eth0"));
+    let mut several = node(both);
+    default_route(&mut several, 4, &["eth1", "eth0"], 0);
+    for time in [SOON, PATIENCE * 2] {
+        assert_eq!(running.after(time, &several), "eth0: 192.0.2.1");
     }
 }
