@@ -8,7 +8,7 @@ use anyhow::Result;
 use tracing::{debug, info, warn};
 
 use super::{Agent, public_ips};
-use crate::backend::OnLink;
+use crate::backend::{OnLink, Route};
 use crate::fast_path::pod_ports;
 use crate::netlink::{Interface, interfaces};
 use crate::subnet_env::SubnetEnv;
@@ -33,11 +33,21 @@ impl Agent {
     async fn reconcile(&mut self, look: Look) -> Result<Vec<String>> {
         let interfaces = interfaces(&self.handle).await?;
         let mut errors = Vec::new();
-        if look == Look::Anew {
+        let ways_changed = self.events.take_ways_changed();
+        if ways_changed {
+            self.reach.doubt();
+        }
+        if look == Look::Anew && (ways_changed || self.follow.is_waiting()) {
             errors.extend(self.follow_underlay(&interfaces).await?);
         }
+        errors.extend(self.missing_underlay(&interfaces));
         let on_link = self.on_link(&interfaces).await?;
-        let desired = self.backend.desired(&self.node, &self.network, &self.view, &on_link);
+        let mut desired = self.backend.desired(&self.node, &self.network, &self.view, &on_link);
+        let peer_subnets = desired.routes.len();
+        if self.args.ip_blackhole_route {
+            let own = self.node.lease.subnets().iter().map(|(_, subnet)| (*subnet, Route::Blackhole));
+            desired.routes.extend(own);
+        }
         self.on_link = on_link;
         for (item, reason) in &desired.rejected {
             if self.rejected_leases.get(item) != Some(reason) {
@@ -52,14 +62,9 @@ impl Agent {
         }
         self.changes_in_a_row = if outcome.changed() { self.changes_in_a_row.saturating_add(1) } else { 0 };
         if outcome.changed() {
-            info!(
-                "{} rows written, {} removed; {} peer subnets",
-                outcome.put,
-                outcome.deleted,
-                desired.routes.len()
-            );
+            info!("{} rows written, {} removed; {} peer subnets", outcome.put, outcome.deleted, peer_subnets);
         } else {
-            debug!("nothing to do; {} peer subnets", desired.routes.len());
+            debug!("nothing to do; {peer_subnets} peer subnets");
         }
         self.rejected_leases = desired.rejected;
         errors.extend(outcome.errors);
@@ -85,18 +90,19 @@ impl Agent {
             self.node.public_ips = public_ips;
             self.node.underlay = now;
         }
+        Ok(None)
+    }
+
+    fn missing_underlay(&self, interfaces: &BTreeMap<u32, Interface>) -> Option<String> {
         let name = &self.node.underlay.name;
         let is_there = interfaces.values().any(|interface| interface.name == *name);
-        Ok((!is_there).then(|| format!("the underlay interface {name} is gone; waiting for it")))
+        (!is_there).then(|| format!("the underlay interface {name} is gone; waiting for it"))
     }
 
     /// The peers that DirectRouting may route to.
     async fn on_link(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<OnLink> {
         if !self.backend.wants_on_link() {
             return Ok(OnLink::new());
-        }
-        if self.events.take_ways_changed() {
-            self.reach.doubt();
         }
         let families = self.node.underlay.addresses;
         let public_ips = self.view.iter().flat_map(|(_, attrs)| {

@@ -12,7 +12,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::lookup::ip;
-use super::{absent_is_success, describe, index_of};
+use super::{absent_is_success, code, describe, index_of};
 use crate::backend::Route;
 use crate::family::{ByFamily, Family};
 use crate::table::Table;
@@ -73,6 +73,17 @@ impl RouteTable {
             .with_context(|| format!("cannot remove route {net}"))
     }
 
+    /// Puts a route whose next hop the kernel believes to be elsewhere: IPv6 asks the routes that are there
+    /// (`ip6_route_check_nh_onlink`), and the one to be replaced leads to the next hop, which lies in its range. For this
+    /// moment a route to the next hop alone says where it is; so there is always a route.
+    async fn put_past(&self, message: RouteMessage, gateway: IpAddr, index: u32) -> Result<()> {
+        let hop = builder(IpNet::from(gateway)).output_interface(index).protocol(PROTOCOL).build();
+        self.handle.route().add(hop.clone()).replace().execute().await.map_err(describe)?;
+        let written = self.handle.route().add(message).replace().execute().await.map_err(describe);
+        absent_is_success(self.handle.route().del(hop).execute().await)?;
+        written
+    }
+
     async fn index(&self, device: &str) -> Result<u32> {
         let known = self.names.iter().find(|(_, name)| *name == device).map(|(index, _)| *index);
         match known {
@@ -110,33 +121,29 @@ impl Table for RouteTable {
     }
 
     async fn put(&mut self, net: &IpNet, route: &Route) -> Result<()> {
-        let message = match route {
-            Route::Via { gateway, device, onlink } => {
-                let context = || format!("cannot add route {net} via {gateway} dev {device}");
-                let index = self.index(device).await.with_context(context)?;
-                let mut builder = builder(*net)
-                    .gateway(*gateway)
-                    .map_err(anyhow::Error::new)
-                    .with_context(context)?
-                    .output_interface(index)
-                    .protocol(PROTOCOL)
-                    .scope(RouteScope::Universe);
-                if *onlink {
-                    builder = builder.onlink();
-                }
-                builder.build()
-            }
+        let (gateway, device, onlink) = match route {
+            Route::Via { gateway, device, onlink } => (gateway, device, *onlink),
             Route::Blackhole => {
-                builder(*net).protocol(PROTOCOL).kind(RouteType::BlackHole).priority(BLACKHOLE_METRIC).build()
+                let message = builder(*net).protocol(PROTOCOL).kind(RouteType::BlackHole);
+                let message = message.priority(BLACKHOLE_METRIC).build();
+                let written = self.handle.route().add(message).replace().execute().await.map_err(describe);
+                return written.with_context(|| format!("cannot add blackhole route {net}"));
             }
         };
-        let written = self.handle.route().add(message).replace().execute().await.map_err(describe);
-        written.with_context(|| match route {
-            Route::Via { gateway, device, .. } => {
-                format!("cannot add route {net} via {gateway} dev {device}")
+        let context = || format!("cannot add route {net} via {gateway} dev {device}");
+        let index = self.index(device).await.with_context(context)?;
+        let builder = builder(*net).gateway(*gateway).map_err(anyhow::Error::new).with_context(context)?;
+        let mut builder = builder.output_interface(index).protocol(PROTOCOL).scope(RouteScope::Universe);
+        if onlink {
+            builder = builder.onlink();
+        }
+        let message = builder.build();
+        match self.handle.route().add(message.clone()).replace().execute().await {
+            Err(error) if onlink && code(&error) == Some(nix::libc::EINVAL) => {
+                self.put_past(message, *gateway, index).await.with_context(context)
             }
-            Route::Blackhole => format!("cannot add blackhole route {net}"),
-        })
+            written => written.map_err(describe).with_context(context),
+        }
     }
 
     async fn delete(&mut self, net: &IpNet) -> Result<()> {

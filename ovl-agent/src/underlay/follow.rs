@@ -49,6 +49,11 @@ impl Follow {
         (next != *current).then_some(next)
     }
 
+    /// Whether time alone may change the answer.
+    pub fn is_waiting(&self) -> bool {
+        self.elsewhere.is_some()
+    }
+
     fn has_waited_for(&mut self, other: &Underlay, now: Instant) -> bool {
         let since = match self.elsewhere {
             Some((ifindex, since)) if ifindex == other.ifindex => since,
