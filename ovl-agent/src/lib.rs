@@ -10,6 +10,7 @@ pub mod cli;
 pub mod control;
 pub mod family;
 pub mod fast_path;
+pub mod firewall;
 pub mod instance;
 pub mod lease;
 pub mod netlink;

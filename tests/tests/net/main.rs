@@ -4,6 +4,7 @@
 mod attachments;
 mod bad_input;
 mod fallback;
+mod firewall;
 mod odd;
 mod overlay;
 mod reach;
