@@ -44,11 +44,8 @@ struct Gone {
 
 impl From<Failure> for End {
     fn from(failure: Failure) -> Self {
-        let (reason, is_refusal) = match failure {
-            Failure::Unreachable(text) | Failure::Missing(text) => (text, false),
-            Failure::Untrusted(text) | Failure::Denied(text) => (text, true),
-        };
-        Self::Gone(Gone { reason, is_refusal })
+        let is_refusal = matches!(failure, Failure::Untrusted(_) | Failure::Denied(_));
+        Self::Gone(Gone { reason: failure.into_text(), is_refusal })
     }
 }
 
@@ -155,7 +152,7 @@ impl Watcher<'_> {
     }
 
     async fn subscribe(&self, revision: i64) -> Result<WatchStream, End> {
-        let stream = self
+        let subscribed = self
             .endpoints
             .call(|client| {
                 let (subnets, config) = (self.keys.subnets(), self.keys.config());
@@ -167,8 +164,9 @@ impl Watcher<'_> {
                     Ok(stream)
                 }
             })
-            .await?;
-        Ok(stream)
+            .await;
+        // It answered just now. If it is gone, the next listing says so.
+        subscribed.map_err(|failure| End::Relist(failure.into_text()))
     }
 
     /// That the watch goes on.
