@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::MAX_ANSWER;
 use super::endpoints::Endpoints;
 use super::failure::{Failure, one_line};
 use super::keys::Keys;
@@ -22,8 +23,6 @@ use crate::store::backoff::Backoff;
 const STEADY: Duration = Duration::from_secs(5);
 /// So many failures in a row are worth a word, though every one of them was mended.
 const TOO_MANY: u32 = 10;
-/// What changed while a watch was being set up comes in one answer, which may outgrow gRPC's 4 MiB.
-const MAX_ANSWER: usize = 64 << 20;
 
 /// Why watching ended.
 enum End {
