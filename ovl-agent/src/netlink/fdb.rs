@@ -49,7 +49,7 @@ impl Table for FdbTable {
             let mut messages = request.execute();
             while let Some(message) = messages.try_next().await.map_err(describe)? {
                 // Kernels that ignore the interface in the request list every device.
-                if message.header.ifindex == index && message.header.state == NeighbourState::Permanent {
+                if message.header.ifindex == index && is_permanent(message.header.state) {
                     rows.extend(row(&message).map(|(mac, node)| ((family, mac), node)));
                 }
             }
@@ -83,6 +83,11 @@ impl Table for FdbTable {
         absent_is_success(self.handle.neighbours().del(message).execute().await)
             .with_context(|| format!("cannot remove fdb entry {mac} on {}", self.devices.name(*family)))
     }
+}
+
+/// `bridge fdb` writes permanent entries with a second bit, NUD_NOARP.
+fn is_permanent(state: NeighbourState) -> bool {
+    u16::from(state) & u16::from(NeighbourState::Permanent) != 0
 }
 
 fn row(message: &NeighbourMessage) -> Option<(Mac, IpAddr)> {

@@ -72,6 +72,28 @@ impl RouteTable {
             .with_context(|| format!("cannot remove route {net}"))
     }
 
+    async fn replace(&self, message: RouteMessage) -> Result<(), rtnetlink::Error> {
+        self.handle.route().add(message).replace().execute().await
+    }
+
+    /// Replaces a route past the tunnel by one through it, without a moment between the two.
+    ///
+    /// The kernel refuses an IPv6 next hop that a route of the table, here the one to be replaced, leads to by another
+    /// device, "onlink" or not (`ip6_route_check_nh_onlink`). So for as long as it takes, a better route leads to it.
+    async fn replace_leading_to(
+        &self,
+        gateway: IpAddr,
+        index: u32,
+        message: RouteMessage,
+    ) -> Result<(), rtnetlink::Error> {
+        let host = IpNet::from(gateway);
+        self.replace(builder(host).output_interface(index).protocol(PROTOCOL).build()).await?;
+        let written = self.replace(message).await;
+        // Left behind it is a row that nobody wants, and goes with the next pass.
+        let _gone = self.delete_marked(host, PROTOCOL).await;
+        written
+    }
+
     async fn index(&self, device: &str) -> Result<u32> {
         let known = self.names.iter().find(|(_, name)| *name == device).map(|(index, _)| *index);
         match known {
@@ -109,7 +131,7 @@ impl Table for RouteTable {
     }
 
     async fn put(&mut self, net: &IpNet, route: &Route) -> Result<()> {
-        let message = match route {
+        match route {
             Route::Via { gateway, device, onlink } => {
                 let context = || format!("cannot add route {net} via {gateway} dev {device}");
                 let index = self.index(device).await.with_context(context)?;
@@ -123,24 +145,31 @@ impl Table for RouteTable {
                 if *onlink {
                     builder = builder.onlink();
                 }
-                builder.build()
+                let message = builder.build();
+                let written = match self.replace(message.clone()).await {
+                    Err(error) if *onlink && gateway.is_ipv6() && is_invalid(&error) => {
+                        self.replace_leading_to(*gateway, index, message).await
+                    }
+                    other => other,
+                };
+                written.map_err(describe).with_context(context)
             }
             Route::Blackhole => {
-                builder(*net).protocol(PROTOCOL).kind(RouteType::BlackHole).priority(BLACKHOLE_METRIC).build()
+                let builder = builder(*net).protocol(PROTOCOL);
+                let message = builder.kind(RouteType::BlackHole).priority(BLACKHOLE_METRIC).build();
+                let written = self.replace(message).await.map_err(describe);
+                written.with_context(|| format!("cannot add blackhole route {net}"))
             }
-        };
-        let written = self.handle.route().add(message).replace().execute().await.map_err(describe);
-        written.with_context(|| match route {
-            Route::Via { gateway, device, .. } => {
-                format!("cannot add route {net} via {gateway} dev {device}")
-            }
-            Route::Blackhole => format!("cannot add blackhole route {net}"),
-        })
+        }
     }
 
     async fn delete(&mut self, net: &IpNet) -> Result<()> {
         self.delete_marked(*net, PROTOCOL).await
     }
+}
+
+fn is_invalid(error: &rtnetlink::Error) -> bool {
+    super::code(error) == Some(nix::libc::EINVAL)
 }
 
 /// A route to `net`.
