@@ -12,15 +12,17 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, OnLink};
 use crate::cli::{RunArgs, StoreArg};
 use crate::control::{Control, answer};
 use crate::family::{ByFamily, Family};
+use crate::http::{HttpServer, LoopEnd, probes};
 use crate::instance::Instance;
 use crate::lease::{LeaseAttrs, LeaseKey};
 use crate::netlink::{self, KernelEvents};
 use crate::network::Network;
 use crate::node::{Node, Underlay};
+use crate::notify::Notify;
 use crate::startup;
 use crate::store::dir::DirStore;
 use crate::store::etcd::{EtcdOptions, EtcdStore};
@@ -28,7 +30,7 @@ use crate::store::{Held, Rejected, Store};
 use crate::subnet_env::{self, SubnetEnv};
 use crate::sysctl;
 use crate::tables::{Look, Tables};
-use crate::underlay::{self, Choice};
+use crate::underlay::{self, Choice, Follow};
 use crate::view::View;
 
 mod config;
@@ -36,10 +38,12 @@ mod errand;
 mod pass;
 mod reach;
 mod report;
+mod tally;
 mod term;
 
 use errand::Errand;
 use reach::Reach;
+use tally::Tally;
 use term::NextTerm;
 
 /// A full pass when nothing happened: what was changed by hand without an event comes back within this time.
@@ -97,20 +101,42 @@ async fn run_on<S: Store>(store: &S, args: RunArgs, signals: &mut Signals) -> Re
 }
 
 async fn run_until_told<S: Store>(store: &S, args: RunArgs, signals: &mut Signals) -> Result<()> {
-    let started = tokio::select! {
-        agent = Agent::start(store, args) => Some(agent?),
-        () = signals.wait() => None,
+    // Before the lease, for which we may have to wait: who waits is healthy, and not ready.
+    let (probes, mut loop_end) = probes();
+    let _server = HttpServer::listen(args.healthz_ip, args.healthz_port, probes).await?;
+    let mut notify = Notify::from_env();
+    notify.status(&format!("waiting for {}", store.describe()));
+    let started = {
+        let mut starting = std::pin::pin!(Agent::start(store, args));
+        loop {
+            tokio::select! {
+                agent = &mut starting => break Some(agent?),
+                () = notify.watchdog() => {}
+                () = signals.wait() => break None,
+            }
+        }
     };
     let Some((mut agent, control)) = started else {
         info!("told to stop before there was a lease");
         return Ok(());
     };
-    agent.serve(store, &control, signals).await;
+    agent
+        .serve(store, Outside { control: &control, signals, loop_end: &mut loop_end, notify: &mut notify })
+        .await;
+    notify.stopping();
     if let Some(fast_path) = &mut agent.tables.fast_path {
         fast_path.detach().await;
     }
     info!("stopped; device, routes and lease stay, and so does the traffic");
     Ok(())
+}
+
+/// Those who ask and those who are told.
+struct Outside<'a> {
+    control: &'a Control,
+    signals: &'a mut Signals,
+    loop_end: &'a mut LoopEnd,
+    notify: &'a mut Notify,
 }
 
 /// SIGTERM and SIGINT.
@@ -138,6 +164,7 @@ struct Agent {
     args: RunArgs,
     handle: Handle,
     choice: Choice,
+    follow: Follow,
     network: Network,
     /// Why the network config in the store is not the one in force.
     config_problem: Option<String>,
@@ -149,6 +176,8 @@ struct Agent {
     view: View,
     tables: Tables,
     reach: Reach,
+    on_link: OnLink,
+    tally: Tally,
     events: Arc<KernelEvents>,
     mode_reason: String,
     store_name: String,
@@ -166,7 +195,7 @@ impl Agent {
         sysctl::warn_unless_forwarding();
         let handle = netlink::connect()?;
         let network = startup::network(store).await?;
-        let choice = choice(&args, &network);
+        let choice = Choice::new(&args, network.ranges().iter().map(|(_, range)| *range).collect())?;
         let underlay = underlay::find(&handle, &choice).await?;
         let public_ips = public_ips(&args, &underlay);
         let backend = startup::backend(&handle, &network).await?;
@@ -201,6 +230,7 @@ impl Agent {
             args,
             handle,
             choice,
+            follow: Follow::default(),
             network,
             config_problem: None,
             backend,
@@ -210,6 +240,8 @@ impl Agent {
             view: View::default(),
             tables,
             reach: Reach::default(),
+            on_link: OnLink::new(),
+            tally: Tally::new(),
             events: Arc::default(),
             mode_reason: loaded.reason,
             store_error: None,
@@ -223,7 +255,8 @@ impl Agent {
         Ok((agent, control))
     }
 
-    async fn serve<S: Store>(&mut self, store: &S, control: &Control, signals: &mut Signals) {
+    async fn serve<S: Store>(&mut self, store: &S, outside: Outside<'_>) {
+        let Outside { control, signals, loop_end, notify } = outside;
         let (send_updates, mut updates) = mpsc::channel(1024);
         let mut watching = std::pin::pin!(store.watch(send_updates));
         let events = Arc::clone(&self.events);
@@ -256,8 +289,17 @@ impl Agent {
                 }
                 () = events.next() => due.for_events(),
                 _ = resync.tick() => due.for_events(),
-                _ = heartbeat.tick() => self.beat(),
-                stream = control.accept() => answer(stream, self.report().to_string()),
+                _ = heartbeat.tick() => {
+                    self.beat();
+                    loop_end.turned();
+                    notify.status(&self.summary());
+                }
+                () = notify.watchdog() => {}
+                stream = control.accept() => answer(stream, self.document()),
+                // Who asked may have gone.
+                question = loop_end.question() => {
+                    let _gone = question.send(self.facts());
+                }
                 text = config.done() => if self.take_config(text) {
                     due.for_news();
                 },
@@ -279,6 +321,10 @@ impl Agent {
                 look = due.now() => {
                     let started = Instant::now();
                     self.pass(look).await;
+                    if self.is_ready() {
+                        loop_end.set_ready(true);
+                        notify.ready();
+                    }
                     let rests = self.errors.is_empty() && self.changes_in_a_row < RESTLESS;
                     due.passed(look, started, rests);
                 }
@@ -293,10 +339,21 @@ impl Agent {
                 && let Some(reason) = self.lost()
             {
                 error!("{reason}; taking it again, or another");
+                self.tally.lease_losses += 1;
                 term.begin(self.reacquire(store));
             }
         }
         kernel_events.abort();
+    }
+
+    /// Whether the first full sync is done.
+    fn is_ready(&self) -> bool {
+        self.subnet_env.is_some()
+    }
+
+    /// The document behind `ovl-agent status`.
+    fn document(&self) -> String {
+        serde_json::to_string(&self.facts()).unwrap_or_default()
     }
 
     /// Tells the programs that we are alive.
@@ -306,16 +363,6 @@ impl Agent {
         {
             warn!("{error:#}; the programs will leave everything to the kernel");
         }
-    }
-}
-
-/// How the operator names the interface.
-fn choice(args: &RunArgs, network: &Network) -> Choice {
-    Choice {
-        iface: args.iface.first().cloned(),
-        public_ip: args.public_ip,
-        public_ipv6: args.public_ipv6,
-        families: network.pools.iter().map(|(family, _)| family).collect(),
     }
 }
 

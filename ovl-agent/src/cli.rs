@@ -18,6 +18,7 @@ mod value;
 pub use run::RunArgs;
 pub use value::{FastPath, Mode, Secret, StoreArg};
 
+use crate::cleanup::CleanupArgs;
 use crate::docker_opts::DockerOptsArgs;
 
 /// Node agent of the ovl overlay network: a drop-in for flanneld whose data plane is eBPF.
@@ -46,6 +47,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Write options for Docker's daemon from subnet.env, as mk-docker-opts.sh does.
     DockerOpts(DockerOptsArgs),
+    /// Remove what agents made on this node: devices, routes, filters, firewall rules and files.
+    Cleanup(CleanupArgs),
 }
 
 const DEFAULT_SOCKET: &str = "/run/ovl/agent.sock";
@@ -59,6 +62,9 @@ pub struct StatusArgs {
     /// One JSON object instead of tables.
     #[arg(long)]
     pub json: bool,
+    /// All peers and everything that was rejected, not only the first few.
+    #[arg(long, conflicts_with = "json")]
+    pub all: bool,
 }
 
 /// What the command line and the environment ask for.
@@ -96,7 +102,7 @@ pub fn parse(
     let mut run = match cli.command {
         None => cli.run,
         Some(Command::Run(run)) => *run,
-        Some(other @ (Command::Status(_) | Command::DockerOpts(_))) => {
+        Some(other @ (Command::Status(_) | Command::DockerOpts(_) | Command::Cleanup(_))) => {
             return Ok(Invocation { command: other, options: String::new(), warnings: Vec::new() });
         }
     };

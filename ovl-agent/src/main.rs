@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use ovl_agent::cli::{self, Command, Invocation, RunArgs, StatusArgs};
-use ovl_agent::{agent, docker_opts, status};
+use ovl_agent::cli::{self, Command, Invocation, RunArgs};
+use ovl_agent::{agent, cleanup, docker_opts, status};
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -18,10 +18,11 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Run(args) if args.version => print_version(),
         Command::Run(args) => run(*args, &options, &warnings),
-        Command::Status(args) => print_status(&args),
+        Command::Status(args) => status::print(&args),
         Command::DockerOpts(args) => {
             event_loop().and_then(|runtime| runtime.block_on(docker_opts::run(&args)))
         }
+        Command::Cleanup(args) => cleanup::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -64,10 +65,4 @@ fn usage(error: &clap::Error) -> ExitCode {
 /// On standard error, where those who ask flanneld look for it.
 fn print_version() -> Result<()> {
     writeln!(std::io::stderr(), "ovl-agent {}", env!("CARGO_PKG_VERSION")).context("cannot print the version")
-}
-
-fn print_status(args: &StatusArgs) -> Result<()> {
-    let status = status::ask(&args.socket)?;
-    let text = if args.json { format!("{status}\n") } else { status::render(&status) };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot print the status")
 }

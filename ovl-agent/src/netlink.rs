@@ -9,6 +9,7 @@ use rtnetlink::Handle;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 
 mod address;
+mod addresses;
 mod devices;
 mod fdb;
 mod link;
@@ -18,13 +19,14 @@ mod neighbour;
 mod route;
 mod watch;
 
-pub use address::{AddressTable, addresses};
+pub use address::AddressTable;
+pub use addresses::{NodeAddress, node_addresses};
 pub use fdb::FdbTable;
 pub use link::DeviceTable;
 pub use lookup::{Hop, lookup};
 pub use main_table::{MainRoute, NextHop, main_routes};
 pub use neighbour::NeighbourTable;
-pub use route::{PROTOCOL, RouteTable, default_route_interface};
+pub use route::{PROTOCOL, RouteTable};
 pub use watch::{KernelEvents, watch};
 
 /// Opens a netlink socket in this process's network namespace. Needs a running tokio runtime.

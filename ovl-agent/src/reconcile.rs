@@ -1,7 +1,7 @@
 //! Making a table equal to what is wanted.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::Instant;
 
 use anyhow::Result;
 use tracing::{debug, info};
@@ -59,21 +59,25 @@ impl Outcome {
 pub struct Known<K, R> {
     rows: Option<BTreeMap<K, R>>,
     trusted: bool,
-    drift: Drift,
+    history: History,
 }
 
-/// How often somebody else changed our rows.
+/// What has happened to a table's rows since the agent started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Drift {
-    /// Rows that were found other than they were left.
-    pub rows: u64,
+pub struct History {
+    /// Rows that we wrote.
+    pub written: u64,
+    /// Rows that we removed.
+    pub removed: u64,
+    /// Rows that were found other than we had left them.
+    pub drifted: u64,
     /// When that last was.
-    pub last: Option<SystemTime>,
+    pub last_drift: Option<Instant>,
 }
 
 impl<K, R> Default for Known<K, R> {
     fn default() -> Self {
-        Self { rows: None, trusted: false, drift: Drift::default() }
+        Self { rows: None, trusted: false, history: History::default() }
     }
 }
 
@@ -93,9 +97,9 @@ impl<K: Ord, R: PartialEq> Known<K, R> {
         self.len() == 0
     }
 
-    /// What others did to them.
-    pub fn drift(&self) -> Drift {
-        self.drift
+    /// What has happened to them.
+    pub fn history(&self) -> History {
+        self.history
     }
 
     async fn refresh<T: Table<Key = K, Row = R>>(&mut self, table: &mut T) -> Result<&BTreeMap<K, R>> {
@@ -104,7 +108,8 @@ impl<K: Ord, R: PartialEq> Known<K, R> {
             if let Some(before) = &self.rows {
                 let changed = differences(before, &rows);
                 if changed > 0 {
-                    self.drift = Drift { rows: self.drift.rows + changed, last: Some(SystemTime::now()) };
+                    self.history.drifted += changed;
+                    self.history.last_drift = Some(Instant::now());
                 }
             }
             self.rows = Some(rows);
@@ -114,10 +119,12 @@ impl<K: Ord, R: PartialEq> Known<K, R> {
     }
 
     fn wrote(&mut self, key: K, row: R) {
+        self.history.written += 1;
         self.rows.get_or_insert_default().insert(key, row);
     }
 
     fn removed(&mut self, key: &K) {
+        self.history.removed += 1;
         self.rows.get_or_insert_default().remove(key);
     }
 }
@@ -256,7 +263,7 @@ mod tests {
         let mut known = Known::default();
         let want = BTreeMap::from([(1, 1), (2, 2)]);
         make_equal_knowing(&mut table, &mut known, &want).await;
-        assert_eq!((known.len(), known.drift()), (2, Drift::default()));
+        assert_eq!((known.len(), known.history().written, known.history().drifted), (2, 2, 0));
         // Somebody else deletes, changes and adds; a trusting pass does its own work and does not see it.
         table.rows = BTreeMap::from([(2, 7), (9, 9)]);
         let more = BTreeMap::from([(1, 1), (2, 2), (3, 3)]);
@@ -265,8 +272,8 @@ mod tests {
         known.doubt();
         make_equal_knowing(&mut table, &mut known, &more).await;
         assert_eq!(table.rows, more);
-        assert_eq!(known.drift().rows, 3, "one gone, one changed, one new");
-        assert!(known.drift().last.is_some());
+        assert_eq!(known.history().drifted, 3, "one gone, one changed, one new");
+        assert!(known.history().last_drift.is_some());
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -277,6 +284,6 @@ mod tests {
         assert_eq!(make_equal_knowing(&mut table, &mut known, &want).await.errors.len(), 1);
         table.broken.clear();
         assert_eq!(make_equal_knowing(&mut table, &mut known, &want).await.put, 1);
-        assert_eq!(known.drift(), Drift::default(), "our own failure is nobody's change");
+        assert_eq!(known.history().drifted, 0, "our own failure is nobody's change");
     }
 }

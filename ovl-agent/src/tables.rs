@@ -12,7 +12,7 @@ use crate::fast_path::{FastPath, PodPort, Unwanted};
 use crate::netlink::{AddressTable, DeviceTable, FdbTable, NeighbourTable, RouteTable};
 use crate::network::Network;
 use crate::node::Node;
-use crate::reconcile::{Drift, Known, Outcome, delete, put_missing};
+use crate::reconcile::{History, Known, Outcome, delete, put_missing};
 use crate::table::Table;
 
 /// The node's tables.
@@ -40,7 +40,7 @@ impl<T: Table> Own<T> {
     }
 
     fn report(&self) -> Report {
-        Report { name: self.table.name(), rows: self.known.len(), drift: self.known.drift() }
+        Report { name: self.table.name(), rows: self.known.len(), history: self.known.history() }
     }
 }
 
@@ -51,8 +51,8 @@ pub struct Report {
     pub name: &'static str,
     /// How many of them are ours.
     pub rows: usize,
-    /// What others did to them.
-    pub drift: Drift,
+    /// What has happened to them.
+    pub history: History,
 }
 
 /// Whether what is known of the tables is still true.

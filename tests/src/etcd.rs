@@ -25,6 +25,8 @@ pub struct Etcd {
     /// Names and peer URLs of all members.
     cluster: String,
     tls: Option<Tls>,
+    /// More of the server's flags.
+    flags: Vec<String>,
     /// `root`'s password, where authentication is on.
     password: Option<String>,
     data: PathBuf,
@@ -68,6 +70,29 @@ impl Etcd {
         etcd.tls = Some(tls);
         etcd.start_again()?;
         Ok(etcd)
+    }
+
+    /// The same without TLS and with more of the server's flags.
+    pub fn local_with_flags(dir: &Path, flags: &[&str]) -> Result<Self> {
+        let (place, data) = (Place::host(), dir.join("etcd"));
+        let mut etcd =
+            Self::describe(place, Ipv4Addr::LOCALHOST, free_ports()?, &data, Lifetime::WithHarness);
+        etcd.flags = flags.iter().map(ToString::to_string).collect();
+        etcd.start_again()?;
+        Ok(etcd)
+    }
+
+    /// Gives a user another password; neither may hold what a shell would not take literally.
+    pub fn set_password(&self, name: &str, password: &str) -> Result<()> {
+        // etcdctl reads it from its input.
+        let passwd = self.etcdctl().words("user passwd --interactive=false").arg(name);
+        self.place
+            .command("sh")
+            .arg("-c")
+            .arg(format!("echo {password} | {passwd}"))
+            .env("ETCDCTL_API", "3")
+            .run()?;
+        Ok(())
     }
 
     /// A cluster of `size` members on free ports of the host's loopback.
@@ -177,7 +202,8 @@ impl Etcd {
             .arg(&self.data)
             .args(["--listen-client-urls", &self.client_url, "--advertise-client-urls", &self.client_url])
             .args(["--listen-peer-urls", &self.peer_url, "--initial-advertise-peer-urls", &self.peer_url])
-            .args(["--initial-cluster", &self.cluster]);
+            .args(["--initial-cluster", &self.cluster])
+            .args(&self.flags);
         if let Some(tls) = &self.tls {
             command = command.arg("--cert-file").arg(&tls.cert).arg("--key-file").arg(&tls.key);
             if let Some([ca, ..]) = &tls.client {
@@ -236,6 +262,7 @@ impl Etcd {
             peer_url,
             cluster: String::new(),
             tls: None,
+            flags: Vec::new(),
             password: None,
             data: data.to_owned(),
             lifetime,

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use anyhow::Result;
 use tracing::{debug, info, warn};
 
 use super::{Agent, public_ips};
-use crate::backend::OnLink;
+use crate::backend::{OnLink, Route};
 use crate::fast_path::pod_ports;
 use crate::netlink::{Interface, interfaces};
-use crate::node::Underlay;
 use crate::subnet_env::SubnetEnv;
 use crate::tables::Look;
 use crate::underlay;
@@ -22,20 +22,33 @@ impl Agent {
         if !self.view.is_complete() {
             return;
         }
+        let started = Instant::now();
         match self.reconcile(look).await {
             Ok(errors) => self.remember(errors),
             Err(error) => self.remember(vec![format!("{error:#}")]),
         }
+        self.tally.passed(started.elapsed(), !self.errors.is_empty());
     }
 
     async fn reconcile(&mut self, look: Look) -> Result<Vec<String>> {
         let interfaces = interfaces(&self.handle).await?;
         let mut errors = Vec::new();
-        if look == Look::Anew {
-            errors.extend(self.follow_underlay(&interfaces).await);
+        let ways_changed = self.events.take_ways_changed();
+        if ways_changed {
+            self.reach.doubt();
         }
+        if look == Look::Anew && (ways_changed || self.follow.is_waiting()) {
+            errors.extend(self.follow_underlay(&interfaces).await?);
+        }
+        errors.extend(self.missing_underlay(&interfaces));
         let on_link = self.on_link(&interfaces).await?;
-        let desired = self.backend.desired(&self.node, &self.network, &self.view, &on_link);
+        let mut desired = self.backend.desired(&self.node, &self.network, &self.view, &on_link);
+        let peer_subnets = desired.routes.len();
+        if self.args.ip_blackhole_route {
+            let own = self.node.lease.subnets().iter().map(|(_, subnet)| (*subnet, Route::Blackhole));
+            desired.routes.extend(own);
+        }
+        self.on_link = on_link;
         for (item, reason) in &desired.rejected {
             if self.rejected_leases.get(item) != Some(reason) {
                 warn!("ignoring {} of lease {}: {reason}", item.1, item.0);
@@ -49,14 +62,9 @@ impl Agent {
         }
         self.changes_in_a_row = if outcome.changed() { self.changes_in_a_row.saturating_add(1) } else { 0 };
         if outcome.changed() {
-            info!(
-                "{} rows written, {} removed; {} peer subnets",
-                outcome.put,
-                outcome.deleted,
-                desired.routes.len()
-            );
+            info!("{} rows written, {} removed; {} peer subnets", outcome.put, outcome.deleted, peer_subnets);
         } else {
-            debug!("nothing to do; {} peer subnets", desired.routes.len());
+            debug!("nothing to do; {peer_subnets} peer subnets");
         }
         self.rejected_leases = desired.rejected;
         errors.extend(outcome.errors);
@@ -69,40 +77,32 @@ impl Agent {
     }
 
     /// Takes over what has changed of the underlay interface. While it is gone or has no address, what was stays.
-    async fn follow_underlay(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Option<String> {
-        let now = match underlay::find(&self.handle, &self.choice).await {
-            Ok(now) => now,
-            Err(error) => {
-                let underlay = &self.node.underlay;
-                let interface = interfaces.values().find(|interface| interface.name == underlay.name);
-                if let Some(interface) = interface {
-                    let (ifindex, mtu) = (interface.ifindex, interface.mtu);
-                    self.node.underlay = Underlay { ifindex, mtu, ..underlay.clone() };
-                }
-                return Some(format!("{error:#}; the rows of before stay"));
+    async fn follow_underlay(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<Option<String>> {
+        let facts = underlay::look(&self.handle, &self.choice, interfaces.clone()).await?;
+        let underlay = &self.node.underlay;
+        if let Some(now) = self.follow.step(underlay, &self.choice, &facts, Instant::now()) {
+            let public_ips = public_ips(&self.args, &now);
+            if let Err(error) = self.backend.check(&now, &public_ips) {
+                return Ok(Some(format!("{error:#}; the rows of before stay")));
             }
-        };
-        if now == self.node.underlay {
-            return None;
+            info!("the underlay is now {} with {} and MTU {}", now.name, now.addresses, now.mtu);
+            self.attrs = self.backend.attrs(&public_ips);
+            self.node.public_ips = public_ips;
+            self.node.underlay = now;
         }
-        let public_ips = public_ips(&self.args, &now);
-        if let Err(error) = self.backend.check(&now, &public_ips) {
-            return Some(format!("{error:#}; the rows of before stay"));
-        }
-        info!("the underlay is now {} with {} and MTU {}", now.name, now.addresses, now.mtu);
-        self.attrs = self.backend.attrs(&public_ips);
-        self.node.public_ips = public_ips;
-        self.node.underlay = now;
-        None
+        Ok(None)
+    }
+
+    fn missing_underlay(&self, interfaces: &BTreeMap<u32, Interface>) -> Option<String> {
+        let name = &self.node.underlay.name;
+        let is_there = interfaces.values().any(|interface| interface.name == *name);
+        (!is_there).then(|| format!("the underlay interface {name} is gone; waiting for it"))
     }
 
     /// The peers that DirectRouting may route to.
     async fn on_link(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<OnLink> {
         if !self.backend.wants_on_link() {
             return Ok(OnLink::new());
-        }
-        if self.events.take_ways_changed() {
-            self.reach.doubt();
         }
         let families = self.node.underlay.addresses;
         let public_ips = self.view.iter().flat_map(|(_, attrs)| {
@@ -126,11 +126,11 @@ impl Agent {
             return Ok(());
         }
         env.write(&self.args.subnet_file)?;
-        let mode = if self.tables.fast_path.is_some() { "ebpf" } else { "kernel" };
         info!(
-            "ready: subnet {}, MTU {}, mode {mode}; wrote {}",
+            "ready: subnet {}, MTU {}, mode {}; wrote {}",
             env.subnets,
             env.mtu,
+            self.mode(),
             self.args.subnet_file.display()
         );
         self.subnet_env = Some(env);

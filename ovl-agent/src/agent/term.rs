@@ -1,5 +1,7 @@
 //! The terms of our own lease, and the news of everybody's.
 
+use std::time::Instant;
+
 use tracing::{error, info, warn};
 
 use super::Agent;
@@ -22,8 +24,12 @@ pub(super) enum NextTerm {
 impl Agent {
     /// Takes news of the leases in. Returns whether the network config may have changed.
     pub(super) fn take(&mut self, update: Update) -> bool {
-        if !matches!(update, Update::Unavailable(_)) && self.store_error.take().is_some() {
-            info!("{} answers again", self.store_name);
+        if !matches!(update, Update::Unavailable(_)) {
+            self.tally.store_answered = Some(Instant::now());
+            if self.store_error.take().is_some() {
+                info!("{} answers again", self.store_name);
+                self.tally.store_since = Instant::now();
+            }
         }
         match update {
             Update::Snapshot { leases, rejected } => {
@@ -49,7 +55,10 @@ impl Agent {
             Update::ConfigChanged => return true,
             Update::Unavailable(reason) => {
                 warn!("{} does not answer, all rows stay as they are: {reason}", self.store_name);
-                self.store_error = Some(reason);
+                if self.store_error.replace(reason).is_none() {
+                    self.tally.store_outages += 1;
+                    self.tally.store_since = Instant::now();
+                }
             }
         }
         false
@@ -118,6 +127,7 @@ impl Agent {
     pub(super) fn new_term(&mut self, result: Term) -> NextTerm {
         match result {
             Ok(held) => {
+                self.tally.store_answered = Some(Instant::now());
                 let (old, new) = (self.node.lease, held.lease.key);
                 if old != new {
                     error!(

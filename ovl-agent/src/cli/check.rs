@@ -8,6 +8,7 @@ use clap::{Arg, ArgMatches, Command};
 use super::environment::Setting;
 use super::run::{ETCD, KUBERNETES, RunArgs};
 use super::value::{Secret, unless_empty};
+use crate::underlay;
 
 /// The flags as they were given.
 pub(super) struct Asked<'a> {
@@ -51,6 +52,7 @@ impl Asked<'_> {
         if run.etcd_endpoints.is_empty() {
             return Err("--etcd-endpoints is empty; name at least one URL".to_owned());
         }
+        run.iface_regex.iter().try_for_each(|text| underlay::pattern(text).map(drop))?;
         let mut warnings = Vec::new();
         if run.store.is_some() {
             let (by_variable, by_flag) = self.changed_under(ETCD);

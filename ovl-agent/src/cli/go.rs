@@ -36,15 +36,18 @@ pub(super) fn rewrite(command: &Command, argv: impl IntoIterator<Item = OsString
     let mut last_boolean = None;
     while let Some(word) = words.next() {
         let Some((name, value)) = word.to_str().and_then(flag) else {
-            if line.given.is_empty() && line.argv.len() == line.flags_at && word == "run" {
+            let is_first = line.argv.len() == line.flags_at;
+            if is_first && word == "run" {
                 line.argv.push(word);
                 line.flags_at = line.argv.len();
                 continue;
             }
             // Go ignores this word and all after it without a word; we don't.
-            if line.given.is_empty() {
-                line.other_command = line.argv.len() == line.flags_at;
-            } else if word != "--" {
+            if word == "--" {
+                // The end of the flags, to clap as well.
+            } else if is_first {
+                line.other_command = true;
+            } else {
                 line.stray = Some(stray(&word, last_boolean.as_deref()));
             }
             line.argv.push(word);

@@ -1,15 +1,14 @@
 //! Addresses of the overlay devices.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 
+use super::addresses::node_addresses;
 use super::devices::Devices;
 use super::{absent_is_success, code, describe};
 use crate::family::{ByFamily, Family};
@@ -52,9 +51,9 @@ impl Table for AddressTable {
 
     async fn rows(&mut self) -> Result<BTreeMap<IpNet, ()>> {
         self.devices.look_up(&self.handle).await?;
-        let all = addresses(&self.handle).await?;
-        let ours = all.into_iter().filter(|(ifindex, net)| self.is_ours(*ifindex, net));
-        Ok(ours.map(|(_, net)| (net, ())).collect())
+        let all = node_addresses(&self.handle).await?;
+        let ours = all.into_iter().filter(|address| self.is_ours(address.ifindex, &address.net));
+        Ok(ours.map(|address| (address.net, ())).collect())
     }
 
     async fn put(&mut self, net: &IpNet, (): &()) -> Result<()> {
@@ -87,30 +86,4 @@ pub(super) fn address_family(family: Family) -> AddressFamily {
         Family::V4 => AddressFamily::Inet,
         Family::V6 => AddressFamily::Inet6,
     }
-}
-
-/// Every address of this node, with the index of its interface, in the kernel's order.
-pub async fn addresses(handle: &Handle) -> Result<Vec<(u32, IpNet)>> {
-    let messages: Vec<AddressMessage> = handle
-        .address()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(describe)
-        .context("cannot list the addresses")?;
-    Ok(messages.iter().filter_map(address).collect())
-}
-
-fn address(message: &AddressMessage) -> Option<(u32, IpNet)> {
-    // On a point-to-point link `Address` is the peer's; `Local` is ours wherever there is one.
-    let mut local: Option<IpAddr> = None;
-    for attribute in &message.attributes {
-        if let AddressAttribute::Local(address) = attribute {
-            local = Some(*address);
-        } else if let AddressAttribute::Address(address) = attribute {
-            local = local.or(Some(*address));
-        }
-    }
-    Some((message.header.index, IpNet::new(local?, message.header.prefix_len).ok()?))
 }

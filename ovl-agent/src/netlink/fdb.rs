@@ -85,7 +85,7 @@ impl Table for FdbTable {
     }
 }
 
-/// `bridge fdb` writes permanent entries with a second bit, NUD_NOARP.
+/// The state is a set of bits, and other tools set `NUD_NOARP` besides.
 fn is_permanent(state: NeighbourState) -> bool {
     u16::from(state) & u16::from(NeighbourState::Permanent) != 0
 }

@@ -7,11 +7,12 @@ use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::{absent_is_success, describe, index_of};
+use super::lookup::ip;
+use super::{absent_is_success, code, describe, index_of};
 use crate::backend::Route;
 use crate::family::{ByFamily, Family};
 use crate::table::Table;
@@ -72,25 +73,14 @@ impl RouteTable {
             .with_context(|| format!("cannot remove route {net}"))
     }
 
-    async fn replace(&self, message: RouteMessage) -> Result<(), rtnetlink::Error> {
-        self.handle.route().add(message).replace().execute().await
-    }
-
-    /// Replaces a route past the tunnel by one through it, without a moment between the two.
-    ///
-    /// The kernel refuses an IPv6 next hop that a route of the table, here the one to be replaced, leads to by another
-    /// device, "onlink" or not (`ip6_route_check_nh_onlink`). So for as long as it takes, a better route leads to it.
-    async fn replace_leading_to(
-        &self,
-        gateway: IpAddr,
-        index: u32,
-        message: RouteMessage,
-    ) -> Result<(), rtnetlink::Error> {
-        let host = IpNet::from(gateway);
-        self.replace(builder(host).output_interface(index).protocol(PROTOCOL).build()).await?;
-        let written = self.replace(message).await;
-        // Left behind it is a row that nobody wants, and goes with the next pass.
-        let _gone = self.delete_marked(host, PROTOCOL).await;
+    /// Puts a route whose next hop the kernel believes to be elsewhere: IPv6 asks the routes that are there
+    /// (`ip6_route_check_nh_onlink`), and the one to be replaced leads to the next hop, which lies in its range. For this
+    /// moment a route to the next hop alone says where it is; so there is always a route.
+    async fn put_past(&self, message: RouteMessage, gateway: IpAddr, index: u32) -> Result<()> {
+        let hop = builder(IpNet::from(gateway)).output_interface(index).protocol(PROTOCOL).build();
+        self.handle.route().add(hop.clone()).replace().execute().await.map_err(describe)?;
+        let written = self.handle.route().add(message).replace().execute().await.map_err(describe);
+        absent_is_success(self.handle.route().del(hop).execute().await)?;
         written
     }
 
@@ -131,45 +121,34 @@ impl Table for RouteTable {
     }
 
     async fn put(&mut self, net: &IpNet, route: &Route) -> Result<()> {
-        match route {
-            Route::Via { gateway, device, onlink } => {
-                let context = || format!("cannot add route {net} via {gateway} dev {device}");
-                let index = self.index(device).await.with_context(context)?;
-                let mut builder = builder(*net)
-                    .gateway(*gateway)
-                    .map_err(anyhow::Error::new)
-                    .with_context(context)?
-                    .output_interface(index)
-                    .protocol(PROTOCOL)
-                    .scope(RouteScope::Universe);
-                if *onlink {
-                    builder = builder.onlink();
-                }
-                let message = builder.build();
-                let written = match self.replace(message.clone()).await {
-                    Err(error) if *onlink && gateway.is_ipv6() && is_invalid(&error) => {
-                        self.replace_leading_to(*gateway, index, message).await
-                    }
-                    other => other,
-                };
-                written.map_err(describe).with_context(context)
-            }
+        let (gateway, device, onlink) = match route {
+            Route::Via { gateway, device, onlink } => (gateway, device, *onlink),
             Route::Blackhole => {
-                let builder = builder(*net).protocol(PROTOCOL);
-                let message = builder.kind(RouteType::BlackHole).priority(BLACKHOLE_METRIC).build();
-                let written = self.replace(message).await.map_err(describe);
-                written.with_context(|| format!("cannot add blackhole route {net}"))
+                let message = builder(*net).protocol(PROTOCOL).kind(RouteType::BlackHole);
+                let message = message.priority(BLACKHOLE_METRIC).build();
+                let written = self.handle.route().add(message).replace().execute().await.map_err(describe);
+                return written.with_context(|| format!("cannot add blackhole route {net}"));
             }
+        };
+        let context = || format!("cannot add route {net} via {gateway} dev {device}");
+        let index = self.index(device).await.with_context(context)?;
+        let builder = builder(*net).gateway(*gateway).map_err(anyhow::Error::new).with_context(context)?;
+        let mut builder = builder.output_interface(index).protocol(PROTOCOL).scope(RouteScope::Universe);
+        if onlink {
+            builder = builder.onlink();
+        }
+        let message = builder.build();
+        match self.handle.route().add(message.clone()).replace().execute().await {
+            Err(error) if onlink && code(&error) == Some(nix::libc::EINVAL) => {
+                self.put_past(message, *gateway, index).await.with_context(context)
+            }
+            written => written.map_err(describe).with_context(context),
         }
     }
 
     async fn delete(&mut self, net: &IpNet) -> Result<()> {
         self.delete_marked(*net, PROTOCOL).await
     }
-}
-
-fn is_invalid(error: &rtnetlink::Error) -> bool {
-    super::code(error) == Some(nix::libc::EINVAL)
 }
 
 /// A route to `net`.
@@ -197,16 +176,6 @@ async fn main_table(handle: &Handle, family: Family) -> Result<Vec<RouteMessage>
     Ok(all.into_iter().filter(is_main).collect())
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    if let RouteAddress::Inet(v4) = address {
-        Some(IpAddr::V4(*v4))
-    } else if let RouteAddress::Inet6(v6) = address {
-        Some(IpAddr::V6(*v6))
-    } else {
-        None
-    }
-}
-
 fn row(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<(IpNet, Route)> {
     let mut destination = None;
     let mut gateway = None;
@@ -230,31 +199,4 @@ fn row(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<(IpNet, 
     };
     let onlink = message.header.flags.contains(RouteFlags::Onlink);
     Some((net, Route::Via { gateway: gateway.unwrap_or(unspecified), device, onlink }))
-}
-
-/// The interface of the default route, with the lowest metric where there are several.
-pub async fn default_route_interface(handle: &Handle) -> Result<Option<u32>> {
-    let mut best: Option<(u32, u32)> = None;
-    for message in main_table(handle, Family::V4).await? {
-        if message.header.destination_prefix_length != 0 {
-            continue;
-        }
-        let mut metric = 0;
-        let mut interface = None;
-        for attribute in &message.attributes {
-            if let RouteAttribute::Priority(priority) = attribute {
-                metric = *priority;
-            } else if let RouteAttribute::Oif(index) = attribute {
-                interface = Some(*index);
-            } else if let RouteAttribute::MultiPath(hops) = attribute {
-                interface = interface.or(hops.first().map(|hop| hop.interface_index));
-            }
-        }
-        if let Some(interface) = interface
-            && best.is_none_or(|(lowest, _)| metric < lowest)
-        {
-            best = Some((metric, interface));
-        }
-    }
-    Ok(best.map(|(_, interface)| interface))
 }

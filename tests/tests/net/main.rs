@@ -3,6 +3,7 @@
 
 mod attachments;
 mod bad_input;
+mod cleanup;
 mod command_line;
 mod config_change;
 mod direct_routing;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use ovl_agent::family::ByFamily;
 use ovl_agent::store::etcd::{EtcdOptions, EtcdStore};
 use ovl_agent::store::{Store as _, StoreError, acquire};
 use ovl_tests::etcd::Etcd;
@@ -132,7 +133,8 @@ async fn a_reservation_stays_a_reservation() {
     let etcd = RealEtcd::start();
     let store = etcd.open().await;
     etcd.put(&format!("subnets/{A}"), &format!(r#"{{"PublicIP":"{ME}"}}"#));
-    let held = acquire(&store, &network(20), &attrs(ME), None, &mut rand::rng()).await.unwrap();
+    let held =
+        acquire(&store, &network(20), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
     assert_eq!((held.lease.key, held.term, held.expires), (key(A), 0, None));
     let held = store.renew(&held).await.unwrap();
     assert_eq!((held.term, held.expires), (0, None));
@@ -174,8 +176,8 @@ async fn a_lease_whose_term_has_ended_is_written_again_unless_it_is_taken() {
 #[tokio::test]
 async fn a_claim_that_has_expired_is_made_again() {
     let etcd = RealEtcd::start();
-    let mut store = etcd.open().await;
-    store.claim_identity(ME).await.unwrap();
+    let store = etcd.open().await;
+    store.claim_identity(ME.into()).await.unwrap();
     let claim = format!("{PREFIX}/ovl/agents/{ME}");
     assert!(etcd.server.get(&claim).unwrap().is_some());
     assert!(

@@ -5,11 +5,14 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic, and its helpers too")]
 
 mod acquire;
+mod auth;
+mod certificates;
 mod directory;
 mod etcd;
 mod fixture;
 mod identity;
 mod primitives;
+mod tls;
 mod values;
 mod watch;
 mod watcher;

@@ -45,7 +45,7 @@ fn an_empty_value_is_none() {
 
 #[test]
 fn what_go_ignores_is_refused() {
-    let table: [(&[&str], &str); 11] = [
+    let table: [(&[&str], &str); 15] = [
         (&["--nonsense"], "'--nonsense'"),
         (&["-nonsense=1"], "'--nonsense'"),
         (&["-v3"], "'--v3'"),
@@ -53,7 +53,11 @@ fn what_go_ignores_is_refused() {
         (&["-=3"], "-="),
         (&["--ip-masq", "true", "--iface", "eth0"], "--ip-masq=true"),
         (&["--ip-masq", "eth0"], "unexpected argument 'eth0'"),
+        (&["--ip-masq", "-v=1", "true"], "flags start with '-'"),
         (&["--mode", "kernel", "status"], "commands come before flags"),
+        (&["--mode", "kernel", "run"], "commands come before flags"),
+        (&["-h=1", "more"], "'more'"),
+        (&["run", "more"], "'more'"),
         (&["-v", "1", "-"], "unexpected argument '-'"),
         (&["-v", "1", "--", "more"], "'more'"),
         (&["--iface"], "--iface"),
@@ -62,7 +66,9 @@ fn what_go_ignores_is_refused() {
         let line = refusal(words, &[]);
         assert!(line.contains(expected), "{words:?}: {line}");
     }
-    assert_eq!(run(&["-v", "1", "--"]).v, 1);
+    for words in [&["--"][..], &["run", "--"], &["-v=0", "--"]] {
+        assert!(run_with(words, &[("FLANNELD_IP_MASQ", "1")]).ip_masq, "{words:?}");
+    }
 }
 
 #[test]

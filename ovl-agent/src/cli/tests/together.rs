@@ -4,7 +4,8 @@ use super::*;
 
 #[test]
 fn what_cannot_be_honoured_is_refused() {
-    let table: [(&[&str], &str); 10] = [
+    let table: [(&[&str], &str); 11] = [
+        (&["--iface-regex", "eth", "--iface-regex", "("], "--iface-regex '(' is no regular expression"),
         (&["--kube-subnet-mgr"], "not in this version yet"),
         (&["--vmodule=main=2"], "use -v or RUST_LOG"),
         (&["--log_backtrace_at=main.go:1"], "use -v or RUST_LOG"),

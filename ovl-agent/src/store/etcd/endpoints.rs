@@ -69,7 +69,9 @@ impl Endpoints {
         let (mut silent, mut is_hopeless) = (Vec::new(), true);
         for index in (0..self.members.len()).map(|step| (first + step) % self.members.len()) {
             let member = &self.members[index];
-            let answer = timeout(REQUEST_TIMEOUT, member.ask(&request)).await.unwrap_or_else(|_elapsed| {
+            // Boxed, because everything that calls this would have it inside otherwise.
+            let answer = timeout(REQUEST_TIMEOUT, Box::pin(member.ask(&request)));
+            let answer = answer.await.unwrap_or_else(|_elapsed| {
                 let seconds = REQUEST_TIMEOUT.as_secs();
                 Err(Failure::Unreachable(format!("{}: no answer within {seconds} s", member.name)))
             });

@@ -87,6 +87,13 @@ pub(super) fn one_line(error: &Error) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// Whether a connection came about and then broke before there was an answer.
+pub(super) fn is_broken_connection(error: &Error) -> bool {
+    let Error::GRpcStatus(status) = error else { return false };
+    // What the server says has no source.
+    status.source().is_some() && open_error(status).is_none()
+}
+
 /// Why no connection came about, where that is the matter.
 fn open_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a OpenError> {
     let mut cause = Some(error);

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Channel, Client, ConnectOptions, Error};
-use tonic::transport::Endpoint;
+use tonic::transport::{Endpoint, Uri};
 
-use super::connect;
-use super::failure::{Failure, one_line};
+use super::connect::{self, OpenError};
+use super::failure::{Failure, is_broken_connection, one_line};
 use super::options::without_credentials;
 use super::tls::Files;
 use super::user::{Login, User, wants_login};
@@ -24,7 +24,9 @@ pub(super) struct Member {
     /// Its URL.
     pub(super) name: String,
     client: Client,
-    files: Option<Arc<Files>>,
+    uri: Uri,
+    has_tls: bool,
+    files: Arc<Files>,
     login: Option<Login>,
 }
 
@@ -47,25 +49,27 @@ impl Member {
         if !is_url(&url) {
             return Err(refused(no_url));
         }
-        let files = url.starts_with("https://").then(|| Arc::clone(files));
-        let channel = Endpoint::from_shared(url)
+        let has_tls = url.starts_with("https://");
+        let endpoint = Endpoint::from_shared(url)
             .map_err(|error| refused(&format!("{no_url}: {error}")))?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(false);
-        let channel = Channel::Tonic(connect::channel(&channel, files.clone()));
+        let channel = Channel::Tonic(connect::channel(&endpoint, has_tls.then(|| Arc::clone(files))));
         // A member that has lost the others says so instead of keeping us waiting.
         let options = ConnectOptions::new().with_require_leader(true);
         let client = Client::from_channel(channel, Some(options))
             .await
             .map_err(|error| refused(&format!("cannot be used: {}", one_line(&error))))?;
-        Ok(Self { name, client, files, login: user.cloned().map(Login::new) })
+        let uri = endpoint.uri().clone();
+        let login = user.cloned().map(Login::new);
+        Ok(Self { name, client, uri, has_tls, files: Arc::clone(files), login })
     }
 
     /// Whether its connections are encrypted.
     pub(super) fn has_tls(&self) -> bool {
-        self.files.is_some()
+        self.has_tls
     }
 
     /// Sends a request; with a new token, where etcd does not take the one we have.
@@ -86,24 +90,21 @@ impl Member {
                 other => other,
             }
         };
-        outcome.await.map_err(|error| self.failure(&error))
+        match outcome.await {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(self.failure(&error).await),
+        }
     }
 
-    fn failure(&self, error: &Error) -> Failure {
-        let user = self.login.as_ref().map(|login| login.user.name.as_str());
-        let failure = Failure::of(error, &self.name, user);
-        match (failure, &self.files) {
-            // A server may end a connection only after we took the handshake for done.
-            (Failure::Unreachable(text), Some(files)) if text.contains("received fatal alert") => {
-                let alert = text.rsplit("received fatal alert").next().unwrap_or_default();
-                Failure::Untrusted(format!(
-                    "{}: {}",
-                    self.name,
-                    files.explain_alert(alert.trim_start_matches([':', ' ']))
-                ))
-            }
-            (failure, _) => failure,
+    async fn failure(&self, error: &Error) -> Failure {
+        if is_broken_connection(error)
+            && let Some(OpenError::Untrusted(why)) =
+                connect::probe(self.uri.clone(), &self.files, self.has_tls).await
+        {
+            return Failure::Untrusted(format!("{}: {why}", self.name));
         }
+        let user = self.login.as_ref().map(|login| login.user.name.as_str());
+        Failure::of(error, &self.name, user)
     }
 }
 

@@ -99,11 +99,14 @@ impl Files {
 
     /// Why a handshake with `host` failed, and whether it would the next time, too.
     pub(super) fn explain(&self, error: &Error, host: &str) -> (String, bool) {
-        let text = match error {
-            Error::InvalidCertificate(error) => return self.explain_certificate(error, host),
-            Error::AlertReceived(_) => self.explain_alert(&error.to_string()),
-            Error::InvalidMessage(_) => "does not speak TLS; is it an http:// endpoint?".to_owned(),
-            other => format!("TLS failed: {other}"),
+        let text = if let Error::InvalidCertificate(error) = error {
+            return self.explain_certificate(error, host);
+        } else if let Error::AlertReceived(_) = error {
+            self.explain_alert(error)
+        } else if let Error::InvalidMessage(_) = error {
+            "does not speak TLS; is it http:// in --etcd-endpoints?".to_owned()
+        } else {
+            format!("TLS failed: {error}")
         };
         (text, true)
     }
@@ -121,24 +124,28 @@ impl Files {
             );
         }
         let text = match (error, &self.ca) {
-            (CertificateError::UnknownIssuer, Some(ca)) => {
+            // The second: by another CA of the same name.
+            (CertificateError::UnknownIssuer | CertificateError::BadSignature, Some(ca)) => {
                 format!("its certificate is not signed by a CA in --etcd-cafile {}", ca.display())
             }
-            (CertificateError::UnknownIssuer, None) => {
+            (CertificateError::UnknownIssuer | CertificateError::BadSignature, None) => {
                 "its certificate is not signed by a CA that this system trusts; give the CA with --etcd-cafile"
                     .to_owned()
             }
             (CertificateError::NotValidForNameContext { presented, .. }, _) => format!(
                 "its certificate is not for {host} but for {}; name it so in --etcd-endpoints",
-                presented.join(", ")
+                presented.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", ")
             ),
+            (CertificateError::Other(error), _) if error.to_string().contains("CaUsedAsEndEntity") => {
+                "its certificate is a CA's; give that very certificate with --etcd-cafile".to_owned()
+            }
             (other, _) => format!("its certificate is of no use: {other}"),
         };
         (text, true)
     }
 
-    /// What it means where the server ended the handshake, or the connection just after it (TLS 1.3).
-    pub(super) fn explain_alert(&self, error: &str) -> String {
+    /// What it means that the server turned us away.
+    fn explain_alert(&self, error: &Error) -> String {
         match &self.client {
             Some((cert, _)) => {
                 format!(
@@ -149,6 +156,12 @@ impl Files {
             None => format!("wants a client certificate, --etcd-certfile and --etcd-keyfile: {error}"),
         }
     }
+}
+
+/// A name without what rustls puts around it: `DnsName("etcd.example")`, `IpAddress(192.0.2.1)`.
+fn plain(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"')
 }
 
 fn read(path: &Path, flag: &str) -> Result<Vec<u8>, String> {

@@ -31,18 +31,24 @@ enum End {
     Closed,
     /// Only a new snapshot can say what is left, and why.
     Relist(String),
-    /// There is none to be had; the text says why.
-    Gone(String),
+    /// There is none to be had.
+    Gone(Gone),
+}
+
+/// Why there is no snapshot.
+struct Gone {
+    reason: String,
+    /// Whether etcd answers, but not to us.
+    is_refusal: bool,
 }
 
 impl From<Failure> for End {
     fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Unreachable(text)
-            | Failure::Untrusted(text)
-            | Failure::Missing(text)
-            | Failure::Denied(text) => Self::Gone(text),
-        }
+        let (reason, is_refusal) = match failure {
+            Failure::Unreachable(text) | Failure::Missing(text) => (text, false),
+            Failure::Untrusted(text) | Failure::Denied(text) => (text, true),
+        };
+        Self::Gone(Gone { reason, is_refusal })
     }
 }
 
@@ -50,7 +56,8 @@ impl From<Failure> for End {
 pub(super) async fn run(endpoints: &Endpoints, keys: &Keys, updates: &mpsc::Sender<Update>) {
     let mut watcher = Watcher { endpoints, keys, updates, config_revision: None, has_snapshot: false };
     let (mut backoff, mut in_a_row) = (Backoff::default(), 0);
-    let mut is_outage = false;
+    // What kind of outage was told of, while there is one.
+    let mut told = None;
     loop {
         let started = Instant::now();
         let end = tokio::select! {
@@ -59,7 +66,7 @@ pub(super) async fn run(endpoints: &Endpoints, keys: &Keys, updates: &mpsc::Send
         };
         // A round that got as far as a snapshot has ended the outage before.
         if std::mem::take(&mut watcher.has_snapshot) {
-            is_outage = false;
+            told = None;
             if started.elapsed() > STEADY {
                 (backoff, in_a_row) = (Backoff::default(), 0);
             }
@@ -76,10 +83,12 @@ pub(super) async fn run(endpoints: &Endpoints, keys: &Keys, updates: &mpsc::Send
                     debug!("listing all leases anew: {reason}");
                 }
             }
-            End::Gone(reason) if is_outage => debug!("still cannot watch etcd: {reason}"),
-            End::Gone(reason) => {
-                is_outage = true;
-                if updates.send(Update::Unavailable(reason)).await.is_err() {
+            End::Gone(gone) if told == Some(gone.is_refusal) => {
+                debug!("still cannot watch etcd: {}", gone.reason);
+            }
+            End::Gone(gone) => {
+                told = Some(gone.is_refusal);
+                if updates.send(Update::Unavailable(gone.reason)).await.is_err() {
                     return;
                 }
             }
