@@ -93,7 +93,7 @@ fn an_interface_that_is_made_anew_gets_everything_again() {
         let wanted = nodes.map(|node| rows(node).unwrap());
         let (leases, env) = (overlay.store.leases().unwrap(), overlay.agents[0].subnet().unwrap());
         overlay.topology.unplug(nodes[0]).unwrap();
-        Overlay::wait_for_log(&overlay.agents[0], "there is no such interface").unwrap();
+        Overlay::wait_for_log(&overlay.agents[0], "eth0 is gone").unwrap();
         overlay.topology.plug_in(nodes[0]).unwrap();
         for (node, wanted) in nodes.iter().zip(&wanted) {
             wait_for_rows(node, wanted, "the rows to be as before");
