@@ -38,11 +38,13 @@ mod errand;
 mod pass;
 mod reach;
 mod report;
+mod rules;
 mod tally;
 mod term;
 
 use errand::Errand;
 use reach::Reach;
+use rules::Rules;
 use tally::Tally;
 use term::NextTerm;
 
@@ -178,6 +180,7 @@ struct Agent {
     reach: Reach,
     on_link: OnLink,
     tally: Tally,
+    rules: Rules,
     events: Arc<KernelEvents>,
     mode_reason: String,
     store_name: String,
@@ -223,6 +226,9 @@ impl Agent {
             store.describe()
         );
         let node = Node { underlay, public_ips, lease };
+        // What stays the same when the network's ranges change, where there is such a thing.
+        let device = devices.iter().next().map(|(_, name)| name.clone());
+        let rules = Rules::new(&device.unwrap_or_else(|| network.name()));
         let mut tables = Tables::new(&handle, &backend, &network);
         tables.fast_path = loaded.fast_path;
         let agent = Self {
@@ -242,6 +248,7 @@ impl Agent {
             reach: Reach::default(),
             on_link: OnLink::new(),
             tally: Tally::new(),
+            rules,
             events: Arc::default(),
             mode_reason: loaded.reason,
             store_error: None,
@@ -263,6 +270,8 @@ impl Agent {
         let kernel_events = tokio::spawn(netlink::watch(Arc::clone(&events)));
         let mut resync = ticker(RESYNC);
         let mut heartbeat = ticker(HEARTBEAT);
+        let mut look_at_rules = ticker(Duration::from_secs(self.args.iptables_resync));
+        let mut rules = Errand::idle();
         let mut renew_at = Instant::now() + RENEW;
         let mut readvertise_at = Instant::now();
         let mut term = Errand::idle();
@@ -300,6 +309,13 @@ impl Agent {
                 question = loop_end.question() => {
                     let _gone = question.send(self.facts());
                 }
+                _ = look_at_rules.tick() => if let Some(look) = self.look_at_rules() {
+                    rules.begin(look);
+                },
+                looked = rules.done() => {
+                    self.take_rules(looked);
+                    due.for_events();
+                }
                 text = config.done() => if self.take_config(text) {
                     due.for_news();
                 },
@@ -321,6 +337,9 @@ impl Agent {
                 look = due.now() => {
                     let started = Instant::now();
                     self.pass(look).await;
+                    if self.are_rules_outdated() {
+                        look_at_rules.reset_immediately();
+                    }
                     if self.is_ready() {
                         loop_end.set_ready(true);
                         notify.ready();

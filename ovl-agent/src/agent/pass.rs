@@ -69,6 +69,7 @@ impl Agent {
         self.rejected_leases = desired.rejected;
         errors.extend(outcome.errors);
         if outcome.own_rows_stand
+            && self.do_rules_stand()
             && let Err(error) = self.publish()
         {
             errors.push(format!("{error:#}"));

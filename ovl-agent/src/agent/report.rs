@@ -26,7 +26,9 @@ impl Agent {
         let config = self.config_problem.iter();
         let config =
             config.map(|problem| format!("the network config in the store is not applied: {problem}"));
-        let errors: Vec<String> = self.errors.iter().cloned().chain(config).chain(failure).collect();
+        let rules = self.rules.errors().iter().cloned();
+        let errors: Vec<String> =
+            self.errors.iter().cloned().chain(rules).chain(config).chain(failure).collect();
         let mode = self.mode();
         let range = |family| self.network.range(family);
         Facts {
@@ -45,7 +47,7 @@ impl Agent {
             store: self.store_name.clone(),
             store_error: self.store_error.clone(),
             store_health: self.store_health(),
-            firewall: None,
+            firewall: self.firewall_facts(),
             passes: self.tally.passes(),
             tables: self.tables.reports().iter().map(TableFacts::from).collect(),
             peers: self.peer_facts(),

@@ -9,6 +9,7 @@ mod config_change;
 mod direct_routing;
 mod dual_stack;
 mod fallback;
+mod firewall;
 mod interface;
 mod listing;
 mod masquerade;
