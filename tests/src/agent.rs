@@ -253,8 +253,8 @@ impl Agent {
     }
 
     /// Leaves it running for good.
-    pub fn detach(self) {
-        self.process.detach();
+    pub fn detach(mut self) {
+        self.process.let_go();
     }
 
     /// The end of the log, for error messages.
@@ -269,5 +269,14 @@ impl Agent {
             return Ok(false);
         }
         Ok(self.status()?.get("ready") == Some(&Value::Bool(true)))
+    }
+}
+
+/// A failed test shows what its agents said.
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of the agent of {} ends:\n{}\n", self.node, self.log_tail());
+        }
     }
 }

@@ -82,9 +82,9 @@ impl Pcap {
     /// in software (`CSUM_MANGLED_0` in `skb_checksum_help`), once in 65536 packets; it sums up right, but tshark
     /// wants the other zero.
     pub fn bad_checksums(&self) -> Result<Vec<Vec<String>>> {
-        let bad = ["ip", "tcp", "udp", "icmp", "icmpv6"]
-            .map(|layer| format!("{layer}.checksum.status == 0"))
-            .join(" || ");
+        let bad =
+            ["ip", "udp", "icmp", "icmpv6"].map(|layer| format!("{layer}.checksum.status == 0")).join(" || ");
+        let bad = format!("{bad} || (tcp.checksum.status == 0 && tcp.checksum != 0xffff)");
         let fields = [
             "frame.number",
             "frame.protocols",

@@ -77,8 +77,10 @@ impl Topology {
     pub fn plug_in(&self, node: &Node) -> Result<()> {
         let (switch, seat, mtu) = (self.switch()?, node.seat(), node.mtu());
         let port = format!("port{}", seat.host);
+        // As a real interface, it has its MAC for life: neighbours remember it.
         switch.ip(&format!(
-            "link add {port} mtu {mtu} type veth peer name eth0 netns {}",
+            "link add {port} mtu {mtu} type veth peer name eth0 address 02:00:5e:00:53:{:02x} netns {}",
+            seat.host,
             node.netns().name()
         ))?;
         switch.ip(&format!("link set {port} master {} up", seat.network.bridge))?;

@@ -139,13 +139,13 @@ impl Table for DeviceTable {
             }
         }
         refuse_router_advertisements(name);
-        let message = LinkUnspec::new_with_index(have.ifindex)
-            .mtu(want.mtu)
-            .alias(self.alias.as_str())
-            .address(want.mac.0.to_vec())
-            .up()
-            .build();
-        self.set(name, message).await
+        let mut message =
+            LinkUnspec::new_with_index(have.ifindex).mtu(want.mtu).alias(self.alias.as_str()).up();
+        // Setting an address, also to what it is, makes the kernel forget the device's neighbours, permanent ones too.
+        if vxlan.mac != want.mac {
+            message = message.address(want.mac.0.to_vec());
+        }
+        self.set(name, message.build()).await
     }
 
     async fn delete(&mut self, name: &String) -> Result<()> {

@@ -80,7 +80,7 @@ fn what_needs_a_restart_is_named_and_nothing_is_touched() {
         (config(&[DUAL], r#"{"Type":"vxlan","VNI":9}"#), "VNI"),
         (config(&[DUAL], r#"{"Type":"vxlan","Port":4789}"#), "Port"),
         (config(&[DUAL], r#"{"Type":"host-gw"}"#), "Type"),
-        (config(&[r#""Network":"10.42.0.0/16""#], VXLAN), "EnableIPv6"),
+        (config(&[r#""Network":"10.42.0.0/16""#], VXLAN), "IPv6Network"),
     ];
     for (config, name) in table {
         overlay.store.put("config", &config).unwrap();

@@ -101,62 +101,44 @@ fn addresses_on_the_wire_are_those_of_flannels_iptables_mode() {
 
 /// The rules of a node as the firewall's own tools show them.
 fn rules(node: &Node, mode: &str) -> Result<Vec<String>> {
+    let lines = |text: String| text.lines().map(str::to_owned).collect::<Vec<_>>();
     if mode == NFTABLES {
-        let rules = node.command("nft").words("-s list ruleset").run()?;
-        return Ok(rules.lines().map(str::to_owned).collect());
+        return Ok(lines(node.command("nft").words("-s list ruleset").run()?));
     }
-    let mut rules = Vec::new();
-    for program in ["iptables-save", "ip6tables-save"] {
-        let text = node.command(program).run()?;
-        let ours = text.lines().filter(|line| line.starts_with("-A") && line.contains("FLANNEL"));
-        rules.extend(ours.map(|line| format!("{program}: {line}")));
-    }
+    let mut rules = lines(node.command("iptables-save").run()?);
+    rules.extend(lines(node.command("ip6tables-save").run()?));
+    rules.retain(|line| line.starts_with("-A") && line.contains("FLANNEL"));
     Ok(rules)
 }
 
+/// That an agent looks after them: what of all that can happen to them is mended is the business of the firewall's tests.
 #[test]
-fn rules_come_back_after_whatever_was_done_to_them() {
+fn rules_come_back_while_the_agent_runs() {
     let iptables = [
-        "PROGRAM -t nat -D FLANNEL-POSTRTG 2",
-        "PROGRAM -t nat -F FLANNEL-POSTRTG",
-        "PROGRAM -t nat -F POSTROUTING",
-        "PROGRAM -t nat -F",
-        "PROGRAM -F FORWARD",
-        "PROGRAM -F FLANNEL-FWD",
-        "PROGRAM -F",
-        // The first rule behind all others, a rule twice, a foreign one before them.
-        "PROGRAM -t nat -D FLANNEL-POSTRTG 1; PROGRAM -t nat -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -j RETURN",
-        "PROGRAM -t nat -A FLANNEL-POSTRTG -j RETURN",
-        "PROGRAM -t nat -I FLANNEL-POSTRTG -j RETURN",
-        "PROGRAM -F; PROGRAM -X; PROGRAM -t nat -F; PROGRAM -t nat -X",
+        "TOOL -t nat -D FLANNEL-POSTRTG 2; TOOL -D FLANNEL-FWD 1",
+        "TOOL -t nat -F; TOOL -F",
+        // In another order.
+        "TOOL -t nat -D FLANNEL-POSTRTG 1; TOOL -t nat -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 \
+         -m comment --comment 'flanneld masq' -j RETURN",
+        "TOOL -t nat -I FLANNEL-POSTRTG -j RETURN",
+        "TOOL -F; TOOL -X; TOOL -t nat -F; TOOL -t nat -X",
     ]
-    .iter()
-    .map(|line| ["iptables", "ip6tables"].map(|program| line.replace("PROGRAM", program)).join("; "))
-    .collect();
+    .map(|line| ["iptables", "ip6tables"].map(|tool| line.replace("TOOL", tool)).join("; "));
     let nftables = [
-        "nft flush chain ip flannel-ipv4 postrtg",
-        "nft flush chain ip6 flannel-ipv6 postrtg",
-        "nft flush chain ip flannel-ipv4 forward",
-        "nft insert rule ip flannel-ipv4 postrtg return",
-        "nft add rule ip6 flannel-ipv6 postrtg return",
-        "nft delete chain ip6 flannel-ipv6 forward",
-        "nft delete table ip flannel-ipv4",
-        "nft delete table ip6 flannel-ipv6",
+        "nft flush chain inet ovl-flannel.1 postrtg",
+        "nft insert rule inet ovl-flannel.1 postrtg return",
+        "nft delete table inet ovl-flannel.1",
         "nft flush ruleset",
     ]
-    .map(str::to_owned)
-    .to_vec();
-    for (mode, disturbances) in [(IPTABLES, iptables), (NFTABLES, nftables)] {
-        let disturbances: Vec<String> = disturbances;
+    .map(str::to_owned);
+    for (mode, disturbances) in [(IPTABLES, &iptables[..]), (NFTABLES, &nftables[..])] {
         let overlay = two_nodes("masq-back", mode, KERNEL);
         let node = overlay.node(0);
         let whole = rules(node, mode).unwrap();
-        assert!(
-            whole.iter().filter(|line| line.contains("asquerade") || line.contains("MASQUERADE")).count()
-                >= 4
-        );
+        let masquerades = whole.iter().filter(|line| line.to_lowercase().contains(" masquerade")).count();
+        assert_eq!(masquerades, 4, "two for each family: {whole:#?}");
         for line in disturbances {
-            node.command("sh").arg("-c").arg(&line).run().unwrap();
+            node.command("sh").arg("-c").arg(line).run().unwrap();
             let mut have = Vec::new();
             wait_for(&format!("the rules to be as before `{line}`"), SOON, || {
                 have = rules(node, mode)?;

@@ -61,23 +61,24 @@ fn a_new_address_is_followed_by_device_lease_and_peers() {
         let (one, two) = (overlay.node(0), overlay.node(1));
         let mut wanted = [rows(one).unwrap(), rows(two).unwrap()];
         let env = overlay.agents[0].subnet().unwrap();
-        for (member, old, new, length, gateway) in [
+        let families = [
             ("PublicIP", "192.0.2.11", "192.0.2.31", 24, "192.0.2.1"),
             ("PublicIPv6", "2001:db8:c0::11", "2001:db8:c0::31", 64, "2001:db8:c0::1"),
-        ] {
+        ];
+        for (_, old, new, length, gateway) in families {
             // The kernel takes the routes along with the address.
             one.netns().ip(&format!("address del {old}/{length} dev eth0")).unwrap();
             one.netns().ip(&format!("address add {new}/{length} dev eth0")).unwrap();
             one.netns().ip(&format!("route replace default via {gateway} dev eth0")).unwrap();
-            wait_for(&format!("the lease to say {new}"), SOON, || {
-                let lease: Value = serde_json::from_str(&overlay.store.get(&env.lease_key())?)?;
-                Ok(lease[member] == new)
-            })
-            .unwrap();
             wanted = wanted.map(|rows| replaced(&rows, old, new));
-            wait_for_rows(one, &wanted[0], &format!("the node's own rows to have {new}, with the same MACs"));
-            wait_for_rows(two, &wanted[1], &format!("the peer's rows to have {new}, and nothing of {old}"));
         }
+        wait_for("the lease to have the new addresses", SOON, || {
+            let lease: Value = serde_json::from_str(&overlay.store.get(&env.lease_key())?)?;
+            Ok(families.iter().all(|(member, _, new, ..)| lease[member] == *new))
+        })
+        .unwrap();
+        wait_for_rows(one, &wanted[0], "the node's own rows to have them, with the same MACs");
+        wait_for_rows(two, &wanted[1], "the peer's rows to have them, and nothing of the old ones");
         assert_eq!(overlay.agents[0].subnet().unwrap(), env, "the same subnets");
         assert_eq!(overlay.store.leases().unwrap().len(), 2);
         traffic::ping_all_pairs(&overlay.pods).unwrap();

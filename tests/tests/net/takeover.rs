@@ -135,16 +135,16 @@ fn a_device_with_an_old_address_is_made_anew_with_its_mac() {
     let (node, wanted) = (flannel.overlay.node(0), flannel.wanted());
     let netns = node.netns();
     // As if it had been made when the node had another address, and its lease another public IP.
-    for (device, old, base, length) in [
-        ("flannel.1", "192.0.2.99", "10.42.3.0", 32),
-        ("flannel-v6.1", "2001:db8:c0::99", "fd42:0:0:3::", 128),
+    for (device, old, base, length, stale) in [
+        ("flannel.1", "192.0.2.99", "10.42.3.0", 32, "10.42.98.0"),
+        ("flannel-v6.1", "2001:db8:c0::99", "fd42:0:0:3::", 128, "fd42:0:0:98::"),
     ] {
         let mac = links::mac(netns, device).unwrap();
         netns.ip(&format!("link del {device}")).unwrap();
         let vxlan = format!("type vxlan id 1 local {old} dev eth0 {FLANNEL_OPTIONS}");
         netns.ip(&format!("link add {device} address {mac} {vxlan}")).unwrap();
         netns.ip(&format!("address add {base}/{length} dev {device}")).unwrap();
-        netns.ip(&format!("address add 10.42.98.0/32 dev {device}")).unwrap();
+        netns.ip(&format!("address add {stale}/{length} dev {device}")).unwrap();
         netns.ip(&format!("link set {device} up")).unwrap();
     }
     let _agent = flannel.take_over();
