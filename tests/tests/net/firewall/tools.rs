@@ -16,7 +16,10 @@ fn the_rules_follow_the_hosts_to_the_other_variant() {
     host.sh("iptables-legacy -t mangle -N KUBE-IPTABLES-HINT");
     host.ensure_well(&wanted(Mode::Iptables));
     assert_stands(&host, Variant::Legacy);
-    host.sh("iptables-nft -t mangle -N KUBE-IPTABLES-HINT; iptables-legacy -t mangle -X KUBE-IPTABLES-HINT");
+    host.sh("iptables-legacy -t mangle -X KUBE-IPTABLES-HINT");
+    host.ensure_well(&wanted(Mode::Iptables));
+    assert_stands(&host, Variant::Legacy);
+    host.sh("iptables-nft -t mangle -N KUBE-IPTABLES-HINT");
     host.ensure_well(&wanted(Mode::Iptables));
     assert_stands(&host, Variant::Nft);
 }
