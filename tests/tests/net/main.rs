@@ -3,6 +3,7 @@
 
 mod attachments;
 mod bad_input;
+mod etcd_life;
 mod fallback;
 mod odd;
 mod overlay;
