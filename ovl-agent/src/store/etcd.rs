@@ -27,6 +27,7 @@ mod options;
 mod term;
 mod tls;
 mod user;
+mod verifier;
 mod watch;
 
 pub use self::options::EtcdOptions;
