@@ -1,6 +1,8 @@
-//! The loop: everything that happens only says "look again", and looking again is one full reconcile.
+//! The loop: everything that happens only says "look again", and looking again is one reconcile.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -10,29 +12,41 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, OnLink};
 use crate::cli::{RunArgs, StoreArg};
 use crate::control::{Control, answer};
+use crate::family::{ByFamily, Family};
+use crate::http::{HttpServer, LoopEnd, probes};
 use crate::instance::Instance;
 use crate::lease::{LeaseAttrs, LeaseKey};
-use crate::netlink;
+use crate::netlink::{self, KernelEvents};
 use crate::network::Network;
-use crate::node::Node;
+use crate::node::{Node, Underlay};
+use crate::notify::Notify;
 use crate::startup;
 use crate::store::dir::DirStore;
 use crate::store::etcd::{EtcdOptions, EtcdStore};
 use crate::store::{Held, Rejected, Store};
-use crate::subnet_env::SubnetEnv;
+use crate::subnet_env::{self, SubnetEnv};
 use crate::sysctl;
-use crate::tables::Tables;
-use crate::underlay::{self, Choice};
+use crate::tables::{Look, Tables};
+use crate::underlay::{self, Choice, Follow};
 use crate::view::View;
 
+mod config;
+mod errand;
 mod pass;
+mod reach;
 mod report;
+mod rules;
+mod tally;
 mod term;
 
-use term::{NextTerm, TermFuture, settled};
+use errand::Errand;
+use reach::Reach;
+use rules::Rules;
+use tally::Tally;
+use term::NextTerm;
 
 /// A full pass when nothing happened: what was changed by hand without an event comes back within this time.
 const RESYNC: Duration = Duration::from_secs(3);
@@ -43,12 +57,17 @@ const SPACING: Duration = Duration::from_millis(20);
 const SPACING_WHILE_RESTLESS: Duration = Duration::from_secs(1);
 /// So many passes in a row that changed something are no burst any more.
 const RESTLESS: u32 = 10;
+/// A pass that lists all tables of a large cluster takes long, and our own writes ask for one: at least this many times
+/// its length lies between two, unless the store has news.
+const LISTING_SHARE: u32 = 10;
 /// How often the programs are told that we are alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often our lease is renewed; it is good for 24 hours.
 const RENEW: Duration = Duration::from_hours(1);
 /// When to try again after a renewal that failed.
 const RENEW_RETRY: Duration = Duration::from_mins(1);
+/// When to try again to write a new address of this node into its lease.
+const READVERTISE_RETRY: Duration = Duration::from_secs(5);
 
 /// Runs the agent until it is told to stop.
 pub async fn run(args: RunArgs) -> Result<()> {
@@ -56,41 +75,70 @@ pub async fn run(args: RunArgs) -> Result<()> {
     match &args.store {
         Some(StoreArg::Dir(path)) => {
             let store = DirStore::open(path).context("cannot use --store")?;
-            run_on(store, args, &mut signals).await
+            Box::pin(run_on(&store, args, &mut signals)).await
         }
         None => {
-            let options = EtcdOptions {
-                endpoints: args.etcd_endpoints.clone(),
-                prefix: args.etcd_prefix.clone(),
-                ..EtcdOptions::default()
-            };
-            let store = EtcdStore::connect(&options).await?;
-            run_on(store, args, &mut signals).await
+            let store = EtcdStore::connect(&etcd_options(&args)).await?;
+            Box::pin(run_on(&store, args, &mut signals)).await
         }
     }
 }
 
-async fn run_on<S: Store>(mut store: S, args: RunArgs, signals: &mut Signals) -> Result<()> {
-    let result = run_until_told(&mut store, args, signals).await;
+fn etcd_options(args: &RunArgs) -> EtcdOptions {
+    EtcdOptions {
+        endpoints: args.etcd_endpoints.clone(),
+        prefix: args.etcd_prefix.clone(),
+        keyfile: args.etcd_keyfile.clone(),
+        certfile: args.etcd_certfile.clone(),
+        cafile: args.etcd_cafile.clone(),
+        username: args.etcd_username.clone(),
+        password: args.etcd_password.as_ref().map(|password| password.reveal().to_owned()),
+    }
+}
+
+async fn run_on<S: Store>(store: &S, args: RunArgs, signals: &mut Signals) -> Result<()> {
+    let result = run_until_told(store, args, signals).await;
     store.release().await;
     result
 }
 
-async fn run_until_told<S: Store>(store: &mut S, args: RunArgs, signals: &mut Signals) -> Result<()> {
-    let started = tokio::select! {
-        agent = Agent::start(store, args) => Some(agent?),
-        () = signals.wait() => None,
+async fn run_until_told<S: Store>(store: &S, args: RunArgs, signals: &mut Signals) -> Result<()> {
+    // Before the lease, for which we may have to wait: who waits is healthy, and not ready.
+    let (probes, mut loop_end) = probes();
+    let _server = HttpServer::listen(args.healthz_ip, args.healthz_port, probes).await?;
+    let mut notify = Notify::from_env();
+    notify.status(&format!("waiting for {}", store.describe()));
+    let started = {
+        let mut starting = std::pin::pin!(Agent::start(store, args));
+        loop {
+            tokio::select! {
+                agent = &mut starting => break Some(agent?),
+                () = notify.watchdog() => {}
+                () = signals.wait() => break None,
+            }
+        }
     };
     let Some((mut agent, control)) = started else {
         info!("told to stop before there was a lease");
         return Ok(());
     };
-    agent.serve(store, &control, signals).await;
+    agent
+        .serve(store, Outside { control: &control, signals, loop_end: &mut loop_end, notify: &mut notify })
+        .await;
+    notify.stopping();
     if let Some(fast_path) = &mut agent.tables.fast_path {
         fast_path.detach().await;
     }
     info!("stopped; device, routes and lease stay, and so does the traffic");
     Ok(())
+}
+
+/// Those who ask and those who are told.
+struct Outside<'a> {
+    control: &'a Control,
+    signals: &'a mut Signals,
+    loop_end: &'a mut LoopEnd,
+    notify: &'a mut Notify,
 }
 
 /// SIGTERM and SIGINT.
@@ -117,18 +165,28 @@ impl Signals {
 struct Agent {
     args: RunArgs,
     handle: Handle,
+    choice: Choice,
+    follow: Follow,
     network: Network,
+    /// Why the network config in the store is not the one in force.
+    config_problem: Option<String>,
     backend: Backend,
     node: Node,
+    /// What is true of this node now; the lease says it, too, or soon will.
     attrs: LeaseAttrs,
     held: Held,
     view: View,
     tables: Tables,
+    reach: Reach,
+    on_link: OnLink,
+    tally: Tally,
+    rules: Rules,
+    events: Arc<KernelEvents>,
     mode_reason: String,
     store_name: String,
     store_error: Option<String>,
     rejected_items: Vec<Rejected>,
-    rejected_leases: BTreeMap<LeaseKey, String>,
+    rejected_leases: BTreeMap<(LeaseKey, Family), String>,
     errors: Vec<String>,
     changes_in_a_row: u32,
     subnet_env: Option<SubnetEnv>,
@@ -136,46 +194,62 @@ struct Agent {
 }
 
 impl Agent {
-    async fn start<S: Store>(store: &mut S, args: RunArgs) -> Result<(Self, Control)> {
+    async fn start<S: Store>(store: &S, args: RunArgs) -> Result<(Self, Control)> {
         sysctl::warn_unless_forwarding();
         let handle = netlink::connect()?;
-        let choice = Choice { iface: args.iface.clone(), public_ip: args.public_ip };
-        let underlay = underlay::find(&handle, &choice).await?;
-        let public_ip = args.public_ip.unwrap_or(underlay.address);
         let network = startup::network(store).await?;
+        let choice = Choice::new(&args, network.ranges().iter().map(|(_, range)| *range).collect())?;
+        let underlay = underlay::find(&handle, &choice).await?;
+        let public_ips = public_ips(&args, &underlay);
         let backend = startup::backend(&handle, &network).await?;
-        backend.check(&underlay, public_ip)?;
-        // The device's name and the network's range are what our rows are known by.
-        let names = backend.device().into_iter().chain([network.ipv4.to_string()]);
+        backend.check(&underlay, &public_ips)?;
+        // The devices' names and the network's ranges are what our rows are known by.
+        let devices = backend.devices();
+        let names = devices.iter().map(|(_, name)| name.clone());
+        let ranges = network.ranges();
+        let names = names.chain(ranges.iter().map(|(_, range)| range.to_string()));
         let instances = names.map(|name| Instance::claim(&name)).collect::<Result<Vec<_>>>()?;
         let control = Control::listen(&args.socket)?;
         // Before anything is taken from the store: --strict may end it here.
-        let loaded = startup::fast_path(&handle, &args, &underlay, network.ipv4).await?;
-        startup::insist("claim this node's public IP", async || store.claim_identity(public_ip).await)
-            .await?;
-        let attrs = backend.attrs(public_ip);
-        let held = startup::lease(store, &network, &attrs, &args.subnet_file).await?;
-        let subnet = held.lease.key.ipv4;
+        let loaded = startup::fast_path(&handle, &args, &underlay, &network).await?;
+        let attrs = backend.attrs(&public_ips);
+        let identity = attrs.identity().context("this node has no public address")?;
+        startup::insist("claim this node's public IP", async || store.claim_identity(identity).await).await?;
+        let previous = subnet_env::previous_subnets(&args.subnet_file);
+        let held = startup::lease(store, &network, &attrs, previous).await?;
+        let lease = held.lease.key;
         info!(
-            "lease {subnet} for {public_ip} on {} ({}, {})",
+            "lease {} for {public_ips} on {} ({}, {})",
+            lease.subnets(),
             underlay.name,
             backend.name(),
             store.describe()
         );
-        let node = Node { underlay, public_ip, subnet };
-        let mut tables = Tables::new(&handle, &backend, network.ipv4);
+        let node = Node { underlay, public_ips, lease };
+        // What stays the same when the network's ranges change, where there is such a thing.
+        let device = devices.iter().next().map(|(_, name)| name.clone());
+        let rules = Rules::new(&device.unwrap_or_else(|| network.name()));
+        let mut tables = Tables::new(&handle, &backend, &network);
         tables.fast_path = loaded.fast_path;
         let agent = Self {
             store_name: store.describe(),
             args,
             handle,
+            choice,
+            follow: Follow::default(),
             network,
+            config_problem: None,
             backend,
             node,
             attrs,
             held,
             view: View::default(),
             tables,
+            reach: Reach::default(),
+            on_link: OnLink::new(),
+            tally: Tally::new(),
+            rules,
+            events: Arc::default(),
             mode_reason: loaded.reason,
             store_error: None,
             rejected_items: Vec::new(),
@@ -188,18 +262,22 @@ impl Agent {
         Ok((agent, control))
     }
 
-    async fn serve<S: Store>(&mut self, store: &S, control: &Control, signals: &mut Signals) {
+    async fn serve<S: Store>(&mut self, store: &S, outside: Outside<'_>) {
+        let Outside { control, signals, loop_end, notify } = outside;
         let (send_updates, mut updates) = mpsc::channel(1024);
         let mut watching = std::pin::pin!(store.watch(send_updates));
-        let (send_wake, mut wake) = mpsc::channel(1);
-        let kernel_events = tokio::spawn(netlink::watch(send_wake));
+        let events = Arc::clone(&self.events);
+        let kernel_events = tokio::spawn(netlink::watch(Arc::clone(&events)));
         let mut resync = ticker(RESYNC);
         let mut heartbeat = ticker(HEARTBEAT);
+        let mut look_at_rules = ticker(Duration::from_secs(self.args.iptables_resync));
+        let mut rules = Errand::idle();
         let mut renew_at = Instant::now() + RENEW;
-        let mut term: Option<TermFuture<'_>> = None;
-        let mut due = false;
+        let mut readvertise_at = Instant::now();
+        let mut term = Errand::idle();
+        let mut config = Errand::idle();
+        let mut due = Due::default();
         let mut is_watching = true;
-        let mut not_before = Instant::now();
         loop {
             // Whether our lease may look otherwise than before.
             let mut is_news = false;
@@ -208,48 +286,93 @@ impl Agent {
                 // It ends only when the channel does. Were it to end before, the loop must neither spin nor stop.
                 () = &mut watching, if is_watching => is_watching = false,
                 Some(update) = updates.recv() => {
-                    self.take(update);
+                    let mut is_config = self.take(update);
                     while let Ok(update) = updates.try_recv() {
-                        self.take(update);
+                        is_config |= self.take(update);
+                    }
+                    if is_config {
+                        config.begin(Self::reread(store));
                     }
                     is_news = true;
-                    due = true;
-                    not_before = not_before.min(Instant::now() + SPACING);
+                    due.for_news();
                 }
-                Some(()) = wake.recv() => due = true,
-                _ = resync.tick() => due = true,
-                _ = heartbeat.tick() => self.beat(),
-                stream = control.accept() => answer(stream, self.report().to_string()),
-                () = sleep_until(renew_at), if term.is_none() => {
+                () = events.next() => due.for_events(),
+                _ = resync.tick() => due.for_events(),
+                _ = heartbeat.tick() => {
+                    self.beat();
+                    loop_end.turned();
+                    notify.status(&self.summary());
+                }
+                () = notify.watchdog() => {}
+                stream = control.accept() => answer(stream, self.document()),
+                // Who asked may have gone.
+                question = loop_end.question() => {
+                    let _gone = question.send(self.facts());
+                }
+                _ = look_at_rules.tick() => if let Some(look) = self.look_at_rules() {
+                    rules.begin(look);
+                },
+                looked = rules.done() => {
+                    self.take_rules(looked);
+                    due.for_events();
+                }
+                text = config.done() => if self.take_config(text) {
+                    due.for_news();
+                },
+                () = sleep_until(renew_at), if term.is_idle() => {
                     renew_at = Instant::now() + RENEW;
-                    term = Some(self.renew(store));
+                    term.begin(self.renew(store));
                 }
-                result = settled(&mut term) => {
-                    term = None;
-                    match self.new_term(result) {
-                        NextTerm::Held => (is_news, due) = (true, true),
-                        NextTerm::Retry => renew_at = Instant::now() + RENEW_RETRY,
-                        NextTerm::Reacquire => term = Some(self.reacquire(store)),
+                result = term.done() => match self.new_term(result) {
+                    NextTerm::Held => {
+                        is_news = true;
+                        due.for_news();
                     }
-                }
-                () = sleep_until(not_before), if due => {
-                    due = false;
-                    self.pass().await;
+                    NextTerm::Retry => {
+                        renew_at = Instant::now() + RENEW_RETRY;
+                        readvertise_at = Instant::now() + READVERTISE_RETRY;
+                    }
+                    NextTerm::Reacquire => term.begin(self.reacquire(store)),
+                },
+                look = due.now() => {
+                    let started = Instant::now();
+                    self.pass(look).await;
+                    if self.are_rules_outdated() {
+                        look_at_rules.reset_immediately();
+                    }
+                    if self.is_ready() {
+                        loop_end.set_ready(true);
+                        notify.ready();
+                    }
                     let rests = self.errors.is_empty() && self.changes_in_a_row < RESTLESS;
-                    let pause = if rests { SPACING } else { SPACING_WHILE_RESTLESS };
-                    not_before = Instant::now() + pause;
+                    due.passed(look, started, rests);
+                }
+                () = sleep_until(readvertise_at), if term.is_idle() && self.is_misadvertised() => {
+                    readvertise_at = Instant::now() + READVERTISE_RETRY;
+                    term.begin(self.readvertise(store));
                 }
             }
             // What comes while a renewal is under way is looked at after it.
             if is_news
-                && term.is_none()
+                && term.is_idle()
                 && let Some(reason) = self.lost()
             {
                 error!("{reason}; taking it again, or another");
-                term = Some(self.reacquire(store));
+                self.tally.lease_losses += 1;
+                term.begin(self.reacquire(store));
             }
         }
         kernel_events.abort();
+    }
+
+    /// Whether the first full sync is done.
+    fn is_ready(&self) -> bool {
+        self.subnet_env.is_some()
+    }
+
+    /// The document behind `ovl-agent status`.
+    fn document(&self) -> String {
+        serde_json::to_string(&self.facts()).unwrap_or_default()
     }
 
     /// Tells the programs that we are alive.
@@ -259,6 +382,67 @@ impl Agent {
         {
             warn!("{error:#}; the programs will leave everything to the kernel");
         }
+    }
+}
+
+/// What peers send to: what the operator says, or the interface's own.
+fn public_ips(args: &RunArgs, underlay: &Underlay) -> ByFamily<IpAddr> {
+    underlay.addresses.map(|family, own| match family {
+        Family::V4 => args.public_ip.map_or(*own, IpAddr::V4),
+        Family::V6 => args.public_ipv6.map_or(*own, IpAddr::V6),
+    })
+}
+
+/// When the next pass is due, and how it has to look.
+struct Due {
+    news: bool,
+    events: bool,
+    /// The earliest time for what the store's news ask for.
+    news_at: Instant,
+    /// The earliest time for what the kernel's events ask for.
+    events_at: Instant,
+}
+
+impl Default for Due {
+    fn default() -> Self {
+        Self { news: false, events: false, news_at: Instant::now(), events_at: Instant::now() }
+    }
+}
+
+impl Due {
+    fn for_news(&mut self) {
+        self.news = true;
+    }
+
+    fn for_events(&mut self) {
+        self.events = true;
+    }
+
+    /// Waits for the next pass; for ever, where nothing asks for one.
+    async fn now(&mut self) -> Look {
+        let news_at = self.news.then_some(self.news_at);
+        let events_at = self.events.then_some(self.events_at);
+        let Some(at) = news_at.into_iter().chain(events_at).min() else {
+            return std::future::pending().await;
+        };
+        sleep_until(at).await;
+        // The first pass has nothing to trust; a listing that is due serves the news, too.
+        let look = if self.events && self.events_at <= Instant::now() { Look::Anew } else { Look::Trust };
+        self.news = false;
+        self.events &= look == Look::Trust;
+        look
+    }
+
+    /// Notes a pass that took since `started`; `rests` says whether there is nothing left to do as far as it knows.
+    fn passed(&mut self, look: Look, started: Instant, rests: bool) {
+        let now = Instant::now();
+        self.news_at = now + SPACING;
+        let pause = if rests { SPACING } else { SPACING_WHILE_RESTLESS };
+        let share = match look {
+            Look::Anew => (now - started) * LISTING_SHARE,
+            Look::Trust => Duration::ZERO,
+        };
+        self.events_at = self.events_at.max(now + pause.max(share));
     }
 }
 

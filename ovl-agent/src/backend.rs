@@ -3,25 +3,25 @@
 //! Adding a backend is one file and one variant of [`Backend`].
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use ovl_common::{Encapsulation, Mac, Prefix, Remote};
 use tracing::warn;
 
+use crate::family::{ByFamily, Family};
 use crate::lease::{LeaseAttrs, LeaseKey};
+use crate::network::Network;
 use crate::node::{Node, Underlay};
 use crate::view::View;
 
+mod direct;
 mod host_gw;
 mod vxlan;
 
 pub use host_gw::HostGw;
 pub use vxlan::Vxlan;
-
-/// What every IPv4 link must carry unfragmented (RFC 791).
-const MIN_MTU: u32 = 68;
 
 /// A VXLAN device as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +30,8 @@ pub struct VxlanDevice {
     pub vni: u32,
     /// UDP port.
     pub port: u16,
-    /// Source address of the outer packets.
-    pub local: Ipv4Addr,
+    /// Source address of the outer packets, and so their family.
+    pub local: IpAddr,
     /// Index of the underlay interface.
     pub underlay: u32,
     /// Largest inner IP packet, bytes.
@@ -40,37 +40,44 @@ pub struct VxlanDevice {
     pub mac: Mac,
     /// Whether it learns where MACs are from what it receives. Ours are told.
     pub learning: bool,
+    /// Whether frames carry a group policy.
+    pub gbp: bool,
 }
 
 /// A route as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Next hop.
-    pub gateway: Ipv4Addr,
-    /// Name of the interface it leaves by.
-    pub device: String,
-    /// Whether the next hop is taken to be on the link without an address saying so.
-    pub onlink: bool,
+pub enum Route {
+    /// To a next hop.
+    Via {
+        /// The next hop.
+        gateway: IpAddr,
+        /// Name of the interface it leaves by.
+        device: String,
+        /// Whether the next hop is taken to be on the link without an address saying so.
+        onlink: bool,
+    },
+    /// What no more specific route takes is dropped.
+    Blackhole,
 }
 
-/// The rows of every table that carries the overlay.
+/// The rows of every table that carries the overlay. What hangs on the overlay device hangs on that of its own family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Devices by name.
     pub devices: BTreeMap<String, VxlanDevice>,
-    /// Addresses of the overlay device.
+    /// Addresses of the overlay devices.
     #[expect(clippy::zero_sized_map_values, reason = "a table's rows are a map; these are all key")]
-    pub addresses: BTreeMap<Ipv4Net, ()>,
-    /// Permanent neighbours on the overlay device.
-    pub neighbours: BTreeMap<Ipv4Addr, Mac>,
-    /// Forwarding entries of the overlay device: which node has which MAC.
-    pub fdb: BTreeMap<Mac, Ipv4Addr>,
+    pub addresses: BTreeMap<IpNet, ()>,
+    /// Permanent neighbours on the overlay devices.
+    pub neighbours: BTreeMap<IpAddr, Mac>,
+    /// Forwarding entries of the overlay devices: which node has which MAC.
+    pub fdb: BTreeMap<(Family, Mac), IpAddr>,
     /// Routes of the main table.
-    pub routes: BTreeMap<Ipv4Net, Route>,
+    pub routes: BTreeMap<IpNet, Route>,
     /// Rows of the BPF lease map.
     pub remotes: BTreeMap<Prefix, Remote>,
-    /// Leases that cannot be programmed, and why.
-    pub rejected: BTreeMap<LeaseKey, String>,
+    /// What of a lease cannot be programmed, and why.
+    pub rejected: BTreeMap<(LeaseKey, Family), String>,
 }
 
 /// The tunnel that the BPF programs have to write and read.
@@ -95,37 +102,58 @@ pub enum Backend {
     Vxlan(Vxlan),
     /// Routes through the peers.
     HostGw(HostGw),
+    /// A lease and nothing else.
+    Alloc,
 }
 
+/// Peers that are on the same link, by their public IP, with the interface that leads to them.
+pub type OnLink = BTreeMap<IpAddr, String>;
+
 impl Backend {
-    /// The name in leases and for people.
+    /// The name for people.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Vxlan(_) => Vxlan::NAME,
             Self::HostGw(_) => HostGw::NAME,
+            Self::Alloc => "alloc",
         }
     }
 
-    /// The name of the overlay device, where there is one.
-    pub fn device(&self) -> Option<String> {
+    /// The name in leases: flannel's alloc writes none.
+    fn lease_type(&self) -> &'static str {
         match self {
-            Self::Vxlan(vxlan) => Some(vxlan.device_name()),
-            Self::HostGw(_) => None,
+            Self::Vxlan(_) | Self::HostGw(_) => self.name(),
+            Self::Alloc => "",
         }
+    }
+
+    /// The names of the overlay devices, where there are any.
+    pub fn devices(&self) -> ByFamily<String> {
+        match self {
+            Self::Vxlan(vxlan) => vxlan.device_names(),
+            Self::HostGw(_) | Self::Alloc => ByFamily::default(),
+        }
+    }
+
+    /// Whether it matters which peers are on the same link.
+    pub fn wants_on_link(&self) -> bool {
+        matches!(self, Self::Vxlan(vxlan) if vxlan.options.direct_routing)
     }
 
     /// What to tell the peers.
-    pub fn attrs(&self, public_ip: Ipv4Addr) -> LeaseAttrs {
-        let backend_data = match self {
-            Self::Vxlan(vxlan) => Some(vxlan.lease_data()),
-            Self::HostGw(_) => None,
+    pub fn attrs(&self, public_ips: &ByFamily<IpAddr>) -> LeaseAttrs {
+        let data = match self {
+            Self::Vxlan(vxlan) => vxlan.lease_data(),
+            Self::HostGw(_) | Self::Alloc => ByFamily::default(),
         };
+        let ipv4 = public_ips.v4.and_then(|ip| if let IpAddr::V4(v4) = ip { Some(v4) } else { None });
+        let ipv6 = public_ips.v6.and_then(|ip| if let IpAddr::V6(v6) = ip { Some(v6) } else { None });
         LeaseAttrs {
-            public_ip,
-            public_ipv6: None,
-            backend_type: self.name().to_owned(),
-            backend_data,
-            backend_v6_data: None,
+            public_ip: ipv4.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
+            public_ipv6: ipv6,
+            backend_type: self.lease_type().to_owned(),
+            backend_data: data.v4,
+            backend_v6_data: data.v6,
         }
     }
 
@@ -133,13 +161,16 @@ impl Backend {
     ///
     /// # Errors
     /// A sentence that says what stands in the way.
-    pub fn check(&self, underlay: &Underlay, public_ip: Ipv4Addr) -> Result<()> {
-        ensure!(
-            self.mtu(underlay.mtu) >= MIN_MTU,
-            "the MTU of {} is {}, which leaves pods less than the {MIN_MTU} bytes that IPv4 needs",
-            underlay.name,
-            underlay.mtu
-        );
+    pub fn check(&self, underlay: &Underlay, public_ips: &ByFamily<IpAddr>) -> Result<()> {
+        for (family, _) in public_ips.iter() {
+            let (mtu, min) = (self.overlay_mtu(family, underlay.mtu), min_mtu(family));
+            ensure!(
+                mtu >= min,
+                "the MTU of {} is {}, which leaves pods {mtu} bytes, less than the {min} that {family} needs",
+                underlay.name,
+                underlay.mtu
+            );
+        }
         if let Self::Vxlan(vxlan) = self
             && let Some(mtu) = vxlan.options.mtu
             && mtu > underlay.mtu
@@ -147,29 +178,39 @@ impl Backend {
             warn!("Backend.MTU is {mtu}, but {} carries only {}; using that", underlay.name, underlay.mtu);
         }
         if let Self::HostGw(_) = self {
-            ensure!(
-                public_ip == underlay.address,
-                "host-gw needs --public-ip {public_ip} to be the address of {}, which is {}: peers route through it",
-                underlay.name,
-                underlay.address
-            );
+            for (family, public_ip) in public_ips.iter() {
+                let own = underlay.addresses.get(family);
+                ensure!(
+                    own == Some(public_ip),
+                    "host-gw needs the public IP {public_ip} to be the address of {}, which is {}: peers route \
+                     through it",
+                    underlay.name,
+                    own.map_or_else(|| "none".to_owned(), ToString::to_string)
+                );
+            }
         }
         Ok(())
     }
 
-    /// The MTU of the pods.
-    pub fn mtu(&self, underlay_mtu: u32) -> u32 {
+    /// The largest packet of one family that the overlay carries whole, bytes.
+    fn overlay_mtu(&self, family: Family, underlay_mtu: u32) -> u32 {
         match self {
-            Self::Vxlan(vxlan) => vxlan.mtu(underlay_mtu),
-            Self::HostGw(_) => underlay_mtu,
+            Self::Vxlan(vxlan) => vxlan.mtu(family, underlay_mtu),
+            Self::HostGw(_) | Self::Alloc => underlay_mtu,
         }
     }
 
-    /// What the BPF programs have to know.
+    /// The MTU of the pods, whose one interface has packets of all families.
+    pub fn mtu(&self, network: &Network, underlay_mtu: u32) -> u32 {
+        let each = network.pools.iter().map(|(family, _)| self.overlay_mtu(family, underlay_mtu));
+        each.min().unwrap_or(underlay_mtu)
+    }
+
+    /// What the BPF programs have to know, which carry IPv4.
     pub fn tunnel(&self, underlay_mtu: u32) -> Tunnel {
         match self {
             Self::Vxlan(vxlan) => vxlan.tunnel(underlay_mtu),
-            Self::HostGw(_) => Tunnel {
+            Self::HostGw(_) | Self::Alloc => Tunnel {
                 encapsulation: Encapsulation::None,
                 vni: 0,
                 port: 0,
@@ -180,59 +221,82 @@ impl Backend {
     }
 
     /// All rows, given all leases.
-    pub fn desired(&self, node: &Node, network: Ipv4Net, view: &View) -> Desired {
+    pub fn desired(&self, node: &Node, network: &Network, view: &View, on_link: &OnLink) -> Desired {
         let mut desired = Desired::default();
         if let Self::Vxlan(vxlan) = self {
             vxlan.own_rows(node, &mut desired);
         }
+        if matches!(self, Self::Alloc) {
+            return desired;
+        }
         for (key, attrs) in view.iter() {
-            if key.ipv4 == node.subnet {
+            if node.lease.subnets() == key.subnets() {
                 continue;
             }
-            let programmed = self.is_peer(key, attrs, node, network).and_then(|()| match self {
-                Self::Vxlan(vxlan) => vxlan.peer_rows(key.ipv4, attrs, &mut desired),
-                Self::HostGw(_) => {
-                    HostGw::peer_rows(key.ipv4, attrs, node, &mut desired);
-                    Ok(())
+            // Family by family: a peer that has one of them is reached by that one.
+            for (family, range) in network.ranges().iter() {
+                let Some(subnet) = key.subnet(family) else { continue };
+                let programmed = self.peer(node, *range, subnet, attrs).and_then(|public_ip| match self {
+                    Self::Vxlan(vxlan) => vxlan.peer_rows(subnet, public_ip, attrs, on_link, &mut desired),
+                    Self::HostGw(_) => {
+                        direct::peer_rows(subnet, public_ip, &node.underlay.name, &mut desired);
+                        Ok(())
+                    }
+                    Self::Alloc => Ok(()),
+                });
+                if let Err(reason) = programmed {
+                    desired.rejected.insert((*key, family), reason);
                 }
-            });
-            if let Err(reason) = programmed {
-                desired.rejected.insert(*key, reason);
             }
         }
         desired
     }
 
-    /// Whether a lease is one to program at all.
-    fn is_peer(
+    /// The public IP of a lease that is one to program.
+    fn peer(
         &self,
-        key: &LeaseKey,
-        attrs: &LeaseAttrs,
         node: &Node,
-        network: Ipv4Net,
-    ) -> std::result::Result<(), String> {
-        let subnet = key.ipv4;
-        if !network.contains(&subnet) {
-            return Err(format!("it lies outside Network {network}"));
+        range: IpNet,
+        subnet: IpNet,
+        attrs: &LeaseAttrs,
+    ) -> std::result::Result<IpAddr, String> {
+        let family = Family::of_net(&subnet);
+        if !range.contains(&subnet) {
+            return Err(format!("it lies outside the network {range}"));
         }
-        if subnet.contains(&node.subnet) || node.subnet.contains(&subnet) {
-            return Err(format!("it overlaps this node's own subnet {}", node.subnet));
+        if let Some(own) = node.subnet(family)
+            && (subnet.contains(&own) || own.contains(&subnet))
+        {
+            return Err(format!("it overlaps this node's own subnet {own}"));
         }
-        if attrs.backend_type != self.name() {
+        if attrs.backend_type != self.lease_type() {
             return Err(format!("its backend is '{}', this node's is '{}'", attrs.backend_type, self.name()));
         }
-        let address = attrs.public_ip;
-        if address.is_unspecified()
-            || address.is_multicast()
-            || address.is_loopback()
-            || address.is_broadcast()
-        {
-            return Err(format!("its PublicIP {address} is not an address of a node"));
+        let address = attrs.public_ip(family).ok_or_else(|| format!("it has no public {family} address"))?;
+        let is_broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+        if address.is_multicast() || address.is_loopback() || is_broadcast {
+            return Err(format!("its public IP {address} is not an address of a node"));
         }
-        if address == node.public_ip || address == node.underlay.address {
-            return Err(format!("its PublicIP {address} is this node's own"));
+        if node.is_known_as(address) {
+            return Err(format!("its public IP {address} is this node's own"));
         }
-        Ok(())
+        Ok(address)
+    }
+}
+
+/// The key of the BPF lease map, which has the peers' IPv4 subnets: the programs carry nothing else yet.
+fn bpf_prefix(subnet: IpNet) -> Option<Prefix> {
+    match subnet {
+        IpNet::V4(net) => Some(Prefix::new(net.addr().into(), net.prefix_len())),
+        IpNet::V6(_) => None,
+    }
+}
+
+/// What every link must carry unfragmented (RFC 791, RFC 8200 section 5), bytes.
+fn min_mtu(family: Family) -> u32 {
+    match family {
+        Family::V4 => 68,
+        Family::V6 => 1280,
     }
 }
 
@@ -242,22 +306,21 @@ pub(crate) mod testing {
     use crate::lease::Lease;
     use crate::node::Underlay;
 
+    /// A node of both families.
     pub(crate) fn node() -> Node {
+        let addresses = ByFamily { v4: "192.0.2.11".parse().ok(), v6: "2001:db8::11".parse().ok() };
         Node {
-            underlay: Underlay {
-                name: "eth0".into(),
-                ifindex: 7,
-                address: [192, 0, 2, 11].into(),
-                mtu: 1500,
-                ethernet: true,
-            },
-            public_ip: [192, 0, 2, 11].into(),
-            subnet: "10.42.3.0/24".parse().expect("valid"),
+            underlay: Underlay { name: "eth0".into(), ifindex: 7, addresses, mtu: 1500, ethernet: true },
+            public_ips: addresses,
+            lease: "10.42.3.0-24&fd42:0:0:3::-64".parse().expect("valid"),
         }
     }
 
-    pub(crate) fn network() -> Ipv4Net {
-        "10.42.0.0/16".parse().expect("valid")
+    pub(crate) fn network() -> Network {
+        Network::parse(
+            r#"{"Network":"10.42.0.0/16","EnableIPv6":true,"IPv6Network":"fd42::/48","Backend":{"Type":"alloc"}}"#,
+        )
+        .expect("valid")
     }
 
     pub(crate) fn view(leases: &[(&str, &str)]) -> View {
@@ -272,27 +335,38 @@ pub(crate) mod testing {
         view.replace(leases, &[]);
         view
     }
+
+    /// The rows that `leases` ask for.
+    pub(crate) fn desired(backend: &Backend, leases: &[(&str, &str)]) -> Desired {
+        backend.desired(&node(), &network(), &view(leases), &OnLink::new())
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::testing::{network, node, view};
+    use super::testing::desired;
     use super::*;
+
+    const HOST_GW: Backend = Backend::HostGw(HostGw);
 
     #[test]
     fn a_lease_that_cannot_be_a_peer_is_rejected_by_name() {
         let table = [
-            ("10.9.1.0-24", r#"{"PublicIP":"192.0.2.12","BackendType":"host-gw"}"#, "outside Network"),
+            ("10.9.1.0-24", r#"{"PublicIP":"192.0.2.12","BackendType":"host-gw"}"#, "outside the network"),
             ("10.42.3.0-25", r#"{"PublicIP":"192.0.2.12","BackendType":"host-gw"}"#, "overlaps"),
             ("10.42.0.0-16", r#"{"PublicIP":"192.0.2.12","BackendType":"host-gw"}"#, "overlaps"),
             ("10.42.7.0-24", r#"{"PublicIP":"192.0.2.12","BackendType":"vxlan"}"#, "its backend is 'vxlan'"),
             ("10.42.7.0-24", r#"{"PublicIP":"192.0.2.12"}"#, "its backend is ''"),
-            ("10.42.7.0-24", r#"{"PublicIP":"0.0.0.0","BackendType":"host-gw"}"#, "not an address"),
+            ("10.42.7.0-24", r#"{"PublicIP":"0.0.0.0","BackendType":"host-gw"}"#, "no public IPv4 address"),
             ("10.42.7.0-24", r#"{"PublicIP":"192.0.2.11","BackendType":"host-gw"}"#, "this node's own"),
+            ("10.42.7.0-24", r#"{"PublicIP":"224.0.0.1","BackendType":"host-gw"}"#, "not an address"),
+            ("fd43::-64", r#"{"PublicIPv6":"2001:db8::12","BackendType":"host-gw"}"#, "outside the network"),
+            ("fd42:0:0:7::-64", r#"{"PublicIPv6":"::1","BackendType":"host-gw"}"#, "not an address"),
+            ("fd42:0:0:7::-64", r#"{"PublicIPv6":"2001:db8::11","BackendType":"host-gw"}"#, "own"),
         ];
         for (key, attrs, expected) in table {
             let good = ("10.42.8.0-24", r#"{"PublicIP":"192.0.2.18","BackendType":"host-gw"}"#);
-            let desired = Backend::HostGw(HostGw).desired(&node(), network(), &view(&[(key, attrs), good]));
+            let desired = desired(&HOST_GW, &[(key, attrs), good]);
             let reason = desired.rejected.values().next().expect(key);
             assert!(reason.contains(expected), "{key} {attrs}: {reason}");
             assert_eq!(desired.routes.len(), 1, "the good one stands");
@@ -300,9 +374,48 @@ mod tests {
     }
 
     #[test]
-    fn our_own_lease_is_no_peer() {
-        let own = ("10.42.3.0-24", r#"{"PublicIP":"192.0.2.11","BackendType":"host-gw"}"#);
-        let desired = Backend::HostGw(HostGw).desired(&node(), network(), &view(&[own]));
-        assert_eq!(desired, Desired::default());
+    fn a_peer_is_programmed_for_the_families_it_has() {
+        let both = r#"{"PublicIP":"192.0.2.12","PublicIPv6":"2001:db8::12","BackendType":"host-gw"}"#;
+        let table: [(&str, &str, &[&str], usize); 4] = [
+            ("10.42.7.0-24&fd42:0:0:7::-64", both, &["10.42.7.0/24", "fd42:0:0:7::/64"], 0),
+            ("10.42.7.0-24", both, &["10.42.7.0/24"], 0),
+            ("fd42:0:0:7::-64", both, &["fd42:0:0:7::/64"], 0),
+            (
+                "10.42.7.0-24&fd42:0:0:7::-64",
+                r#"{"PublicIP":"192.0.2.12","PublicIPv6":null,"BackendType":"host-gw"}"#,
+                &["10.42.7.0/24"],
+                1,
+            ),
+        ];
+        for (key, attrs, routes, rejected) in table {
+            let desired = desired(&HOST_GW, &[(key, attrs)]);
+            let have: Vec<String> = desired.routes.keys().map(ToString::to_string).collect();
+            assert_eq!(have, routes, "{key} {attrs}");
+            assert_eq!(desired.rejected.len(), rejected, "{key} {attrs}");
+        }
+    }
+
+    #[test]
+    fn our_own_lease_is_no_peer_and_alloc_has_none() {
+        let own = ("10.42.3.0-24&fd42:0:0:3::-64", r#"{"PublicIP":"192.0.2.11","BackendType":"host-gw"}"#);
+        assert_eq!(desired(&HOST_GW, &[own]), Desired::default());
+        let peer = ("10.42.7.0-24", r#"{"PublicIP":"192.0.2.12"}"#);
+        assert_eq!(desired(&Backend::Alloc, &[peer]), Desired::default());
+        let attrs = Backend::Alloc.attrs(&testing::node().public_ips);
+        let json = serde_json::to_string(&attrs).expect("plain data");
+        assert_eq!(json, r#"{"PublicIP":"192.0.2.11","PublicIPv6":"2001:db8::11"}"#);
+    }
+
+    #[test]
+    fn a_node_that_cannot_take_part_is_told_why() {
+        let node = testing::node();
+        let narrow = Underlay { mtu: 1200, ..node.underlay.clone() };
+        let error = HOST_GW.check(&narrow, &node.public_ips).expect_err("too narrow").to_string();
+        assert!(error.contains("less than the 1280 that IPv6 needs"), "{error}");
+        let ipv4 = ByFamily { v6: None, ..node.public_ips };
+        HOST_GW.check(&narrow, &ipv4).expect("wide enough for IPv4");
+        let behind_nat = ByFamily { v4: "203.0.113.1".parse().ok(), v6: None };
+        let error = HOST_GW.check(&node.underlay, &behind_nat).expect_err("NAT").to_string();
+        assert!(error.contains("203.0.113.1") && error.contains("192.0.2.11"), "{error}");
     }
 }

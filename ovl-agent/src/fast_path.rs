@@ -1,9 +1,11 @@
 //! The BPF half of the node: what the programs have to know, and where they run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use ipnet::{IpNet, Ipv4Net};
 use nix::time::{ClockId, clock_gettime};
 use ovl_common::{ABI, Config, IPV4_BITS, IpKey, Port, Prefix, Program, Remote};
 
@@ -13,9 +15,10 @@ use crate::bpf::{
     StateTable, counters, prune_learned,
 };
 use crate::cli;
+use crate::family::Family;
 use crate::netlink::Interface;
 use crate::node::{Node, Underlay};
-use crate::reconcile::{Outcome, delete, put_missing};
+use crate::reconcile::{Known, Outcome, delete, put_missing};
 use crate::sysctl;
 use crate::table::Table as _;
 
@@ -28,6 +31,15 @@ pub struct FastPath {
     attachments: AttachmentTable,
     policy: cli::FastPath,
     carry_tcp: bool,
+    known: KnownRows,
+}
+
+/// What is known of the tables since they were last listed.
+#[derive(Default)]
+struct KnownRows {
+    ports: Known<u32, Port>,
+    remotes: Known<Prefix, Remote>,
+    hooks: Known<Hook, Attachment>,
 }
 
 /// Rows that nobody wants, by table: deleted once everything else is in place.
@@ -46,7 +58,7 @@ impl FastPath {
         policy: cli::FastPath,
     ) -> Result<Self, LoadError> {
         let plane = DataPlane::load(source)?;
-        Ok(Self { plane, attachments, policy, carry_tcp: true })
+        Ok(Self { plane, attachments, policy, carry_tcp: true, known: KnownRows::default() })
     }
 
     /// Attaches the program on the underlay, which shows whether attaching works here at all.
@@ -89,23 +101,36 @@ impl FastPath {
         }
         let config = BTreeMap::from([((), self.config(node, tunnel))]);
         let mut state = StateTable { map: &mut self.plane.state, deadline: deadline() };
-        put_missing(&mut state, &config, outcome).await;
+        put_missing(&mut state, &mut Known::default(), &config, outcome).await;
+        let known = &mut self.known;
         let ports = pods.iter().map(|(ifindex, pod)| (*ifindex, pod.port)).collect();
-        let ports = put_missing(&mut PortTable(&mut self.plane.ports), &ports, outcome).await.unwanted;
-        let remotes = put_missing(&mut RemoteTable(&mut self.plane.leases), remotes, outcome).await.unwanted;
+        let mut table = PortTable(&mut self.plane.ports);
+        let ports = put_missing(&mut table, &mut known.ports, &ports, outcome).await.unwanted;
+        let mut table = RemoteTable(&mut self.plane.leases);
+        let remotes = put_missing(&mut table, &mut known.remotes, remotes, outcome).await.unwanted;
         let hooks = hooks(&node.underlay, pods);
         let mut attaching = self.attachments.with(&mut self.plane.programs);
-        let hooks = put_missing(&mut attaching, &hooks, outcome).await.unwanted;
+        let hooks = put_missing(&mut attaching, &mut known.hooks, &hooks, outcome).await.unwanted;
         self.forget_absent_pods(pods, outcome);
         Unwanted { remotes, hooks, ports }
     }
 
     /// Deletes what nobody wants, in the reverse order.
     pub async fn delete(&mut self, unwanted: &Unwanted, outcome: &mut Outcome) {
+        let known = &mut self.known;
         let mut attaching = self.attachments.with(&mut self.plane.programs);
-        delete(&mut attaching, &unwanted.hooks, outcome).await;
-        delete(&mut RemoteTable(&mut self.plane.leases), &unwanted.remotes, outcome).await;
-        delete(&mut PortTable(&mut self.plane.ports), &unwanted.ports, outcome).await;
+        delete(&mut attaching, &mut known.hooks, &unwanted.hooks, outcome).await;
+        let mut table = RemoteTable(&mut self.plane.leases);
+        delete(&mut table, &mut known.remotes, &unwanted.remotes, outcome).await;
+        let mut table = PortTable(&mut self.plane.ports);
+        delete(&mut table, &mut known.ports, &unwanted.ports, outcome).await;
+    }
+
+    /// Has the next pass list maps and attachments anew.
+    pub fn doubt(&mut self) {
+        self.known.ports.doubt();
+        self.known.remotes.doubt();
+        self.known.hooks.doubt();
     }
 
     /// Tells the programs that the agent is alive.
@@ -132,6 +157,15 @@ impl FastPath {
             cli::FastPath::Off => ovl_common::FastPath::Off,
             cli::FastPath::Always => ovl_common::FastPath::Always,
         };
+        // The programs carry IPv4. A node without it gives them a subnet of one address that no pod has.
+        let address = match node.underlay.addresses.v4 {
+            Some(IpAddr::V4(address)) => address,
+            Some(IpAddr::V6(_)) | None => Ipv4Addr::UNSPECIFIED,
+        };
+        let subnet = match node.subnet(Family::V4) {
+            Some(IpNet::V4(subnet)) => subnet,
+            Some(IpNet::V6(_)) | None => Ipv4Net::from(Ipv4Addr::UNSPECIFIED),
+        };
         Config {
             abi: ABI,
             fast_path: policy as u32,
@@ -145,9 +179,9 @@ impl FastPath {
             source_port_max,
             tunnel_port: tunnel.port.to_be_bytes(),
             vtep_mac: tunnel.mac,
-            underlay_address: node.underlay.address.into(),
-            local_subnet: IpKey::from(node.subnet.addr()),
-            local_bits: IPV4_BITS + u32::from(node.subnet.prefix_len()),
+            underlay_address: address.into(),
+            local_subnet: IpKey::from(subnet.addr()),
+            local_bits: IPV4_BITS + u32::from(subnet.prefix_len()),
             outer_ttl: sysctl::default_ttl(),
             carry_tcp: u8::from(self.carry_tcp),
             reserved: [0; 2],

@@ -1,29 +1,54 @@
 //! Leases as flannel writes them: which node holds which subnet, and how to reach it.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The subnets of one lease; as text the last part of its key: `10.77.18.0-25` or `10.77.18.0-25&fd77:0:0:5::-64`.
+use crate::family::{ByFamily, Family};
+
+/// The subnets of one lease, one per family of the network; as text the last part of its key: `10.77.18.0-25` or
+/// `10.77.18.0-25&fd77:0:0:5::-64`.
+///
+/// Flannel has no key for a network without IPv4; ours is `fd77:0:0:5::-64`, which flannel passes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LeaseKey {
-    /// The IPv4 subnet. The key has no form without one.
-    pub ipv4: Ipv4Net,
-    /// The IPv6 subnet of a dual-stack node.
-    pub ipv6: Option<Ipv6Net>,
+pub struct LeaseKey(ByFamily<IpNet>);
+
+impl LeaseKey {
+    /// A lease of these subnets; `None` where there is none at all.
+    pub fn new(ipv4: Option<Ipv4Net>, ipv6: Option<Ipv6Net>) -> Option<Self> {
+        let subnets = ByFamily { v4: ipv4.map(IpNet::V4), v6: ipv6.map(IpNet::V6) };
+        (!subnets.is_empty()).then_some(Self(subnets))
+    }
+
+    /// As [`LeaseKey::new`]; a subnet that stands at the wrong family is none.
+    pub fn of(subnets: ByFamily<IpNet>) -> Option<Self> {
+        let right = |family| subnets.get(family).copied().filter(|net| Family::of_net(net) == family);
+        let subnets = ByFamily::from_fn(right);
+        (!subnets.is_empty()).then_some(Self(subnets))
+    }
+
+    /// The subnets.
+    pub fn subnets(&self) -> &ByFamily<IpNet> {
+        &self.0
+    }
+
+    /// The subnet of one family.
+    pub fn subnet(&self, family: Family) -> Option<IpNet> {
+        self.0.get(family).copied()
+    }
 }
 
 impl fmt::Display for LeaseKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.ipv4.addr(), self.ipv4.prefix_len())?;
-        match self.ipv6 {
-            Some(ipv6) => write!(f, "&{}-{}", ipv6.addr(), ipv6.prefix_len()),
-            None => Ok(()),
+        for (number, (_, net)) in self.0.iter().enumerate() {
+            let separator = if number == 0 { "" } else { "&" };
+            write!(f, "{separator}{}-{}", net.addr(), net.prefix_len())?;
         }
+        Ok(())
     }
 }
 
@@ -39,25 +64,26 @@ impl FromStr for LeaseKey {
 
     fn from_str(key: &str) -> Result<Self, BadKey> {
         let parse = || -> Option<Self> {
-            let (ipv4, ipv6) = match key.split_once('&') {
-                Some((ipv4, ipv6)) => (ipv4, Some(ipv6)),
-                None => (key, None),
-            };
-            let (address, length) = split_subnet::<Ipv4Addr>(ipv4)?;
-            let ipv4 = Ipv4Net::new(address, length).ok().filter(|net| net.prefix_len() <= 31)?;
-            let ipv6 = match ipv6 {
-                None => None,
-                Some(text) => {
-                    let (address, length) = split_subnet::<Ipv6Addr>(text)?;
-                    Some(Ipv6Net::new(address, length).ok().filter(|net| net.prefix_len() <= 127)?)
-                }
-            };
-            // Host bits would make two keys of one subnet.
-            let exact = ipv4.trunc() == ipv4 && ipv6.is_none_or(|net| net.trunc() == net);
-            exact.then_some(Self { ipv4, ipv6 })
+            match key.split_once('&') {
+                Some((ipv4, ipv6)) => Self::new(Some(parse_ipv4(ipv4)?), Some(parse_ipv6(ipv6)?)),
+                None if key.contains(':') => Self::new(None, Some(parse_ipv6(key)?)),
+                None => Self::new(Some(parse_ipv4(key)?), None),
+            }
         };
         parse().ok_or_else(|| BadKey { key: key.to_owned() })
     }
+}
+
+/// At most 31 bits, as flannel reads it; host bits would make two keys of one subnet.
+fn parse_ipv4(text: &str) -> Option<Ipv4Net> {
+    let (address, length) = split_subnet::<Ipv4Addr>(text)?;
+    Ipv4Net::new(address, length).ok().filter(|net| length <= 31 && net.trunc() == *net)
+}
+
+/// At most 127 bits.
+fn parse_ipv6(text: &str) -> Option<Ipv6Net> {
+    let (address, length) = split_subnet::<Ipv6Addr>(text)?;
+    Ipv6Net::new(address, length).ok().filter(|net| length <= 127 && net.trunc() == *net)
 }
 
 fn split_subnet<A: FromStr>(text: &str) -> Option<(A, u8)> {
@@ -96,6 +122,30 @@ fn unset() -> Ipv4Addr {
     Ipv4Addr::UNSPECIFIED
 }
 
+impl LeaseAttrs {
+    /// The node's address of one family on the underlay.
+    pub fn public_ip(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => Some(self.public_ip).filter(|ip| !ip.is_unspecified()).map(IpAddr::V4),
+            Family::V6 => self.public_ipv6.filter(|ip| !ip.is_unspecified()).map(IpAddr::V6),
+        }
+    }
+
+    /// What the backend tells its peers for one family.
+    pub fn backend_data(&self, family: Family) -> Option<&Value> {
+        match family {
+            Family::V4 => self.backend_data.as_ref(),
+            Family::V6 => self.backend_v6_data.as_ref(),
+        }
+    }
+
+    /// The address that says whose lease it is: the IPv4 one, which is the only one that flannel compares, or the IPv6
+    /// one where there is no other.
+    pub fn identity(&self) -> Option<IpAddr> {
+        self.public_ip(Family::V4).or(self.public_ip(Family::V6))
+    }
+}
+
 /// A subnet and who holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -111,7 +161,7 @@ mod tests {
 
     #[test]
     fn keys_are_read_and_written_as_flannel_does() {
-        for text in ["10.77.18.0-25", "10.77.18.0-25&fd77:0:0:5::-64", "10.0.0.0-8"] {
+        for text in ["10.77.18.0-25", "10.77.18.0-25&fd77:0:0:5::-64", "10.0.0.0-8", "fd77:0:0:5::-64"] {
             let key: LeaseKey = text.parse().expect(text);
             assert_eq!(key.to_string(), text);
         }
@@ -130,7 +180,8 @@ mod tests {
             "10.77.18.0-024",
             "10.77.18-24",
             "10.77.18.0/24",
-            "fd77::-64",
+            "fd77::1-64",
+            "fd77::-64&10.77.18.0-24",
             "10.77.18.0-24&",
             "10.77.18.0-24&fd77::1-64",
             "10.77.18.0-24&fd77::-128",

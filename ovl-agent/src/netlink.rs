@@ -1,7 +1,6 @@
 //! The kernel's own tables over rtnetlink.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
@@ -10,18 +9,25 @@ use rtnetlink::Handle;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 
 mod address;
+mod addresses;
+mod devices;
 mod fdb;
 mod link;
+mod lookup;
+mod main_table;
 mod neighbour;
 mod route;
 mod watch;
 
-pub use address::{AddressTable, addresses};
+pub use address::AddressTable;
+pub use addresses::{NodeAddress, node_addresses};
 pub use fdb::FdbTable;
 pub use link::DeviceTable;
+pub use lookup::{Hop, lookup};
+pub use main_table::{MainRoute, NextHop, main_routes};
 pub use neighbour::NeighbourTable;
-pub use route::{RouteTable, default_route_interface};
-pub use watch::watch;
+pub use route::{PROTOCOL, RouteTable};
+pub use watch::{KernelEvents, watch};
 
 /// Opens a netlink socket in this process's network namespace. Needs a running tokio runtime.
 pub fn connect() -> Result<Handle> {
@@ -138,13 +144,5 @@ async fn index_of(handle: &Handle, name: &str) -> Result<Option<u32>> {
         Ok(message) => Ok(message.map(|message| message.header.index)),
         Err(error) if code(&error) == Some(nix::libc::ENODEV) => Ok(None),
         Err(error) => Err(describe(error)).with_context(|| format!("cannot look up interface {name}")),
-    }
-}
-
-/// Only IPv4: what the tables of this version hold.
-fn ipv4(address: IpAddr) -> Option<std::net::Ipv4Addr> {
-    match address {
-        IpAddr::V4(v4) => Some(v4),
-        IpAddr::V6(_) => None,
     }
 }

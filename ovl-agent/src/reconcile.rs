@@ -1,7 +1,9 @@
 //! Making a table equal to what is wanted.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
+use anyhow::Result;
 use tracing::{debug, info};
 
 use crate::table::Table;
@@ -49,6 +51,91 @@ impl Outcome {
     }
 }
 
+/// What is known of a table's rows since it was last listed.
+///
+/// Listing ten thousand rows takes longer than writing the one that a lease asks for. So a pass that the store's news
+/// ask for goes by what is known, and one that the kernel's events or the clock ask for lists anew.
+#[derive(Debug)]
+pub struct Known<K, R> {
+    rows: Option<BTreeMap<K, R>>,
+    trusted: bool,
+    history: History,
+}
+
+/// What has happened to a table's rows since the agent started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Rows that we wrote.
+    pub written: u64,
+    /// Rows that we removed.
+    pub removed: u64,
+    /// Rows that were found other than we had left them.
+    pub drifted: u64,
+    /// When that last was.
+    pub last_drift: Option<Instant>,
+}
+
+impl<K, R> Default for Known<K, R> {
+    fn default() -> Self {
+        Self { rows: None, trusted: false, history: History::default() }
+    }
+}
+
+impl<K: Ord, R: PartialEq> Known<K, R> {
+    /// Has the next pass list the rows anew.
+    pub fn doubt(&mut self) {
+        self.trusted = false;
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.rows.as_ref().map_or(0, BTreeMap::len)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What has happened to them.
+    pub fn history(&self) -> History {
+        self.history
+    }
+
+    async fn refresh<T: Table<Key = K, Row = R>>(&mut self, table: &mut T) -> Result<&BTreeMap<K, R>> {
+        if !self.trusted {
+            let rows = table.rows().await?;
+            if let Some(before) = &self.rows {
+                let changed = differences(before, &rows);
+                if changed > 0 {
+                    self.history.drifted += changed;
+                    self.history.last_drift = Some(Instant::now());
+                }
+            }
+            self.rows = Some(rows);
+            self.trusted = true;
+        }
+        Ok(self.rows.get_or_insert_default())
+    }
+
+    fn wrote(&mut self, key: K, row: R) {
+        self.history.written += 1;
+        self.rows.get_or_insert_default().insert(key, row);
+    }
+
+    fn removed(&mut self, key: &K) {
+        self.history.removed += 1;
+        self.rows.get_or_insert_default().remove(key);
+    }
+}
+
+/// How many keys say something else in one than in the other.
+fn differences<K: Ord, R: PartialEq>(before: &BTreeMap<K, R>, after: &BTreeMap<K, R>) -> u64 {
+    let gone = before.iter().filter(|(key, row)| after.get(key) != Some(row)).count();
+    let new = after.keys().filter(|key| !before.contains_key(key)).count();
+    (gone + new) as u64
+}
+
 /// What is left to do after the missing rows of a table were put.
 #[derive(Debug)]
 pub struct Left<K> {
@@ -64,26 +151,29 @@ pub struct Left<K> {
 /// does not hold up the others.
 pub async fn put_missing<T: Table>(
     table: &mut T,
+    known: &mut Known<T::Key, T::Row>,
     want: &BTreeMap<T::Key, T::Row>,
     outcome: &mut Outcome,
 ) -> Left<T::Key> {
-    let have = match table.rows().await {
+    let have = match known.refresh(table).await {
         Ok(have) => have,
         Err(error) => {
             outcome.errors.push(format!("cannot list the {}s of this node: {error:#}", table.name()));
             return Left { unwanted: Vec::new(), refused: want.keys().cloned().collect() };
         }
     };
-    let plan = diff(&have, want);
+    let plan = diff(have, want);
     let mut refused = Vec::new();
     for (key, row) in plan.put {
         match table.put(&key, &row).await {
             Ok(()) => {
                 debug!("{} {key:?}: {row:?}", table.name());
                 outcome.put += 1;
+                known.wrote(key, row);
             }
             Err(error) => {
                 outcome.errors.push(format!("{error:#}"));
+                known.doubt();
                 refused.push(key);
             }
         }
@@ -92,14 +182,23 @@ pub async fn put_missing<T: Table>(
 }
 
 /// Deletes `keys` from `table`.
-pub async fn delete<T: Table>(table: &mut T, keys: &[T::Key], outcome: &mut Outcome) {
+pub async fn delete<T: Table>(
+    table: &mut T,
+    known: &mut Known<T::Key, T::Row>,
+    keys: &[T::Key],
+    outcome: &mut Outcome,
+) {
     for key in keys {
         match table.delete(key).await {
             Ok(()) => {
                 info!("removed {} {key:?}, which no lease asks for", table.name());
                 outcome.deleted += 1;
+                known.removed(key);
             }
-            Err(error) => outcome.errors.push(format!("{error:#}")),
+            Err(error) => {
+                outcome.errors.push(format!("{error:#}"));
+                known.doubt();
+            }
         }
     }
 }
@@ -110,9 +209,17 @@ mod tests {
     use crate::table::Mem;
 
     async fn make_equal(table: &mut Mem, want: &BTreeMap<u32, u32>) -> Outcome {
+        make_equal_knowing(table, &mut Known::default(), want).await
+    }
+
+    async fn make_equal_knowing(
+        table: &mut Mem,
+        known: &mut Known<u32, u32>,
+        want: &BTreeMap<u32, u32>,
+    ) -> Outcome {
         let mut outcome = Outcome::default();
-        let left = put_missing(table, want, &mut outcome).await;
-        delete(table, &left.unwanted, &mut outcome).await;
+        let left = put_missing(table, known, want, &mut outcome).await;
+        delete(table, known, &left.unwanted, &mut outcome).await;
         outcome
     }
 
@@ -148,5 +255,35 @@ mod tests {
         let outcome = make_equal(&mut table, &BTreeMap::from([(1, 1), (2, 2)])).await;
         assert_eq!(table.rows, BTreeMap::from([(2, 2)]));
         assert_eq!(outcome.errors, ["broken"]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_is_known_is_not_listed_again_until_it_is_doubted() {
+        let mut table = Mem::default();
+        let mut known = Known::default();
+        let want = BTreeMap::from([(1, 1), (2, 2)]);
+        make_equal_knowing(&mut table, &mut known, &want).await;
+        assert_eq!((known.len(), known.history().written, known.history().drifted), (2, 2, 0));
+        // Somebody else deletes, changes and adds; a trusting pass does its own work and does not see it.
+        table.rows = BTreeMap::from([(2, 7), (9, 9)]);
+        let more = BTreeMap::from([(1, 1), (2, 2), (3, 3)]);
+        assert_eq!(make_equal_knowing(&mut table, &mut known, &more).await.put, 1);
+        assert_eq!(table.rows, BTreeMap::from([(2, 7), (3, 3), (9, 9)]));
+        known.doubt();
+        make_equal_knowing(&mut table, &mut known, &more).await;
+        assert_eq!(table.rows, more);
+        assert_eq!(known.history().drifted, 3, "one gone, one changed, one new");
+        assert!(known.history().last_drift.is_some());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_row_that_failed_is_not_known() {
+        let mut table = Mem { rows: BTreeMap::new(), broken: vec![1] };
+        let mut known = Known::default();
+        let want = BTreeMap::from([(1, 1)]);
+        assert_eq!(make_equal_knowing(&mut table, &mut known, &want).await.errors.len(), 1);
+        table.broken.clear();
+        assert_eq!(make_equal_knowing(&mut table, &mut known, &want).await.put, 1);
+        assert_eq!(known.history().drifted, 0, "our own failure is nobody's change");
     }
 }

@@ -1,28 +1,27 @@
 //! What the agent does once, before its loop: find its place, read the network config, take a lease, load the fast
 //! path.
 
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use ipnet::Ipv4Net;
+use anyhow::{Context as _, Result, bail, ensure};
+use ipnet::IpNet;
 use ovl_common::Mac;
 use rtnetlink::Handle;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::backend::{Backend, HostGw, Vxlan};
 use crate::bpf::{AttachmentTable, ObjectSource};
 use crate::cli::{FastPath as Policy, Mode, RunArgs};
+use crate::family::ByFamily;
 use crate::fast_path::FastPath;
 use crate::lease::LeaseAttrs;
 use crate::netlink::{self, DeviceTable};
 use crate::network::{BackendConfig, Network};
 use crate::node::Underlay;
 use crate::store::{Held, Store, StoreError, acquire};
-use crate::subnet_env;
 
 /// How long to wait before asking a store again that did not answer.
-const RETRY: Duration = Duration::from_secs(1);
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 
 /// Calls `ask` until the store answers. What trying again cannot mend is an error at once.
 pub async fn insist<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, StoreError>) -> Result<T> {
@@ -44,22 +43,29 @@ pub async fn insist<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, Store
     }
 }
 
-/// Reads the network config, waiting for somebody to write it.
+/// Reads the network config, waiting for somebody to write a good one, as flannel does: a service that ends is soon
+/// not started any more, and nobody would look again when the config is put right.
 pub async fn network<S: Store>(store: &S) -> Result<Network> {
-    let mut told = false;
+    let mut told = String::new();
     loop {
         let text = insist("read the network config", async || store.network_config().await).await?;
-        if let Some(text) = text {
-            return Network::parse(&text)
-                .with_context(|| format!("bad network config in {}", store.describe()));
-        }
-        if !told {
-            warn!(
+        let problem = match text.map(|text| Network::parse(&text)) {
+            Some(Ok(network)) => return Ok(network),
+            Some(Err(error)) => {
+                format!(
+                    "the network config in {} cannot be used, waiting for a better one: {error:#}",
+                    store.describe()
+                )
+            }
+            None => format!(
                 "{} has no network config yet, waiting for one; write the key 'config', such as \
                  {{\"Network\": \"10.42.0.0/16\", \"Backend\": {{\"Type\": \"vxlan\"}}}}",
                 store.describe()
-            );
-            told = true;
+            ),
+        };
+        if told != problem {
+            error!("{problem}");
+            told = problem;
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -69,10 +75,15 @@ pub async fn network<S: Store>(store: &S) -> Result<Network> {
 pub async fn backend(handle: &Handle, network: &Network) -> Result<Backend> {
     match &network.backend {
         BackendConfig::HostGw => Ok(Backend::HostGw(HostGw)),
+        BackendConfig::Alloc => Ok(Backend::Alloc),
         BackendConfig::Vxlan(options) => {
-            let mut vxlan = Vxlan { options: options.clone(), mac: Mac::default() };
-            let existing = DeviceTable::existing_mac(handle, &vxlan.device_name()).await?;
-            vxlan.mac = existing.filter(|mac| *mac != Mac::default()).unwrap_or_else(random_mac);
+            let macs = network.pools.map(|_, _| Mac::default());
+            let mut vxlan = Vxlan { options: options.clone(), macs };
+            for (family, name) in vxlan.device_names().iter() {
+                let existing = DeviceTable::existing_mac(handle, name).await?;
+                let mac = existing.filter(|mac| *mac != Mac::default()).unwrap_or_else(random_mac);
+                vxlan.macs.set(family, Some(mac));
+            }
             Ok(Backend::Vxlan(vxlan))
         }
     }
@@ -90,9 +101,8 @@ pub async fn lease<S: Store>(
     store: &S,
     network: &Network,
     attrs: &LeaseAttrs,
-    subnet_file: &Path,
+    previous: ByFamily<IpNet>,
 ) -> Result<Held> {
-    let previous = subnet_env::previous_subnet(subnet_file);
     insist("take a lease", async || acquire(store, network, attrs, previous, &mut rand::rng()).await).await
 }
 
@@ -112,9 +122,9 @@ pub async fn fast_path(
     handle: &Handle,
     args: &RunArgs,
     underlay: &Underlay,
-    overlay: Ipv4Net,
+    network: &Network,
 ) -> Result<Loaded> {
-    let attachments = AttachmentTable::new(handle.clone(), args.tc_attach, overlay);
+    let attachments = AttachmentTable::new(handle.clone(), args.tc_attach, &network.name());
     let interfaces = netlink::interfaces(handle).await?;
     let ethernet =
         interfaces.values().filter(|interface| interface.ethernet).map(|interface| interface.ifindex);
@@ -123,6 +133,15 @@ pub async fn fast_path(
     }
     if args.mode == Mode::Kernel {
         return Ok(Loaded { fast_path: None, reason: "--mode kernel".to_owned() });
+    }
+    let reason = match &network.backend {
+        BackendConfig::Alloc => Some("the alloc backend leaves the packets to others"),
+        _ if network.pools.v4.is_none() => Some("the programs carry IPv4 only, and this network has none"),
+        BackendConfig::Vxlan(_) | BackendConfig::HostGw => None,
+    };
+    if let Some(reason) = reason {
+        ensure!(!args.strict, "{reason}, and --strict is set");
+        return Ok(Loaded { fast_path: None, reason: reason.to_owned() });
     }
     let source = args.bpf_object.clone().map_or(ObjectSource::Embedded, ObjectSource::File);
     let started = match FastPath::load(attachments, &source, args.fast_path) {

@@ -1,5 +1,6 @@
 //! Where leases live. One interface, one conformance test (`tests/tests/store`) run against every store.
 
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use tokio::sync::mpsc;
@@ -10,6 +11,7 @@ mod acquire;
 mod backoff;
 pub mod dir;
 pub mod etcd;
+mod taken;
 
 pub use acquire::{acquire, choose};
 
@@ -107,12 +109,12 @@ pub trait Store {
     /// The network config as text; `None` while nobody has written one.
     async fn network_config(&self) -> Result<Option<String>, StoreError>;
 
-    /// Makes sure that no other living agent uses `public_ip`, and holds that claim until the store is dropped or
-    /// the process dies. [`StoreError::Refused`] names the other agent.
-    async fn claim_identity(&mut self, public_ip: std::net::Ipv4Addr) -> Result<(), StoreError>;
+    /// Makes sure that no other living agent uses `public_ip`, and holds that claim until the store is dropped, another
+    /// is claimed or the process dies. [`StoreError::Refused`] names the other agent.
+    async fn claim_identity(&self, public_ip: IpAddr) -> Result<(), StoreError>;
 
     /// Gives the claim on the public IP back; the lease stays. For a clean end.
-    async fn release(&mut self);
+    async fn release(&self);
 
     /// All leases that can be read; those that cannot be are in the second list.
     async fn list(&self) -> Result<(Vec<Listed>, Vec<Rejected>), StoreError>;

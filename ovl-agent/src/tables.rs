@@ -1,47 +1,82 @@
 //! All tables of the node, and the one order in which they are made equal to what is wanted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use ovl_common::{Prefix, Remote};
 use rtnetlink::Handle;
+use tracing::info;
 
 use crate::backend::{Backend, Desired, Tunnel};
 use crate::fast_path::{FastPath, PodPort, Unwanted};
 use crate::netlink::{AddressTable, DeviceTable, FdbTable, NeighbourTable, RouteTable};
+use crate::network::Network;
 use crate::node::Node;
-use crate::reconcile::{Outcome, delete, put_missing};
+use crate::reconcile::{History, Known, Outcome, delete, put_missing};
+use crate::table::Table;
 
 /// The node's tables.
 pub struct Tables {
-    devices: DeviceTable,
-    overlay: Option<OverlayTables>,
-    routes: RouteTable,
+    devices: Own<DeviceTable>,
+    addresses: Own<AddressTable>,
+    neighbours: Own<NeighbourTable>,
+    fdb: Own<FdbTable>,
+    routes: Own<RouteTable>,
+    /// Whether routes that a flanneld left have been looked for.
+    is_adopted: bool,
     /// The fast path, where it works.
     pub fast_path: Option<FastPath>,
 }
 
-/// The tables of the overlay device.
-struct OverlayTables {
-    addresses: AddressTable,
-    neighbours: NeighbourTable,
-    fdb: FdbTable,
+/// A table and what is known of it.
+struct Own<T: Table> {
+    table: T,
+    known: Known<T::Key, T::Row>,
+}
+
+impl<T: Table> Own<T> {
+    fn new(table: T) -> Self {
+        Self { table, known: Known::default() }
+    }
+
+    fn report(&self) -> Report {
+        Report { name: self.table.name(), rows: self.known.len(), history: self.known.history() }
+    }
+}
+
+/// What to say of one table.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    /// What its rows are.
+    pub name: &'static str,
+    /// How many of them are ours.
+    pub rows: usize,
+    /// What has happened to them.
+    pub history: History,
+}
+
+/// Whether what is known of the tables is still true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nobody but us has touched them as far as we heard: write what the leases ask for.
+    Trust,
+    /// List them.
+    Anew,
 }
 
 impl Tables {
     /// The tables of `network` on this node. Ours are the devices that carry its name as their alias, what hangs on
     /// them, and the routes into it that carry our protocol number.
-    pub fn new(handle: &Handle, backend: &Backend, network: Ipv4Net) -> Self {
-        let device = backend.device();
-        let overlay = device.clone().map(|device| OverlayTables {
-            addresses: AddressTable::new(handle.clone(), device.clone(), network),
-            neighbours: NeighbourTable::new(handle.clone(), device.clone()),
-            fdb: FdbTable::new(handle.clone(), device),
-        });
+    pub fn new(handle: &Handle, backend: &Backend, network: &Network) -> Self {
+        let (devices, ranges) = (backend.devices(), network.ranges());
+        let alias = format!("ovl {}", network.name());
         Self {
-            devices: DeviceTable::new(handle.clone(), format!("ovl {network}"), device),
-            overlay,
-            routes: RouteTable::new(handle.clone(), network),
+            devices: Own::new(DeviceTable::new(handle.clone(), alias, devices.clone())),
+            addresses: Own::new(AddressTable::new(handle.clone(), devices.clone(), ranges)),
+            neighbours: Own::new(NeighbourTable::new(handle.clone(), devices.clone())),
+            fdb: Own::new(FdbTable::new(handle.clone(), devices)),
+            routes: Own::new(RouteTable::new(handle.clone(), ranges)),
+            is_adopted: false,
             fast_path: None,
         }
     }
@@ -54,22 +89,24 @@ impl Tables {
         tunnel: Tunnel,
         desired: &Desired,
         pods: &BTreeMap<u32, PodPort>,
+        look: Look,
     ) -> Outcome {
         let mut outcome = Outcome::default();
         let out = &mut outcome;
-
-        let devices = put_missing(&mut self.devices, &desired.devices, out).await.unwanted;
-        let mut overlay = None;
-        if let Some(tables) = &mut self.overlay {
-            let addresses = put_missing(&mut tables.addresses, &desired.addresses, out).await.unwanted;
-            out.own_rows_stand = out.errors.is_empty();
-            let neighbours = put_missing(&mut tables.neighbours, &desired.neighbours, out).await.unwanted;
-            let fdb = put_missing(&mut tables.fdb, &desired.fdb, out).await.unwanted;
-            overlay = Some((addresses, neighbours, fdb));
-        } else {
-            out.own_rows_stand = out.errors.is_empty();
+        if look == Look::Anew {
+            self.doubt();
         }
-        let routes = put_missing(&mut self.routes, &desired.routes, out).await;
+
+        let devices = put(&mut self.devices, &desired.devices, out).await;
+        if out.put > 0 {
+            // What hung on a device that was made anew went with the old one.
+            self.doubt();
+        }
+        let addresses = put(&mut self.addresses, &desired.addresses, out).await;
+        out.own_rows_stand = out.errors.is_empty();
+        let neighbours = put(&mut self.neighbours, &desired.neighbours, out).await;
+        let fdb = put(&mut self.fdb, &desired.fdb, out).await;
+        let routes = put_missing(&mut self.routes.table, &mut self.routes.known, &desired.routes, out).await;
         let mut bpf = Unwanted::default();
         if let Some(fast_path) = &mut self.fast_path {
             let remotes = carried_by_the_kernel(&desired.remotes, &routes.refused);
@@ -79,26 +116,81 @@ impl Tables {
         if let Some(fast_path) = &mut self.fast_path {
             fast_path.delete(&bpf, out).await;
         }
-        delete(&mut self.routes, &routes.unwanted, out).await;
-        if let (Some(tables), Some((addresses, neighbours, fdb))) = (&mut self.overlay, overlay) {
-            delete(&mut tables.fdb, &fdb, out).await;
-            delete(&mut tables.neighbours, &neighbours, out).await;
-            delete(&mut tables.addresses, &addresses, out).await;
-        }
-        delete(&mut self.devices, &devices, out).await;
+        take(&mut self.routes, &routes.unwanted, out).await;
+        take(&mut self.fdb, &fdb, out).await;
+        take(&mut self.neighbours, &neighbours, out).await;
+        take(&mut self.addresses, &addresses, out).await;
+        take(&mut self.devices, &devices, out).await;
         outcome
+    }
+
+    /// Removes, once, the routes of a flanneld that ran here before and whose leases are gone; those whose leases are
+    /// still there were replaced by ours before.
+    pub async fn adopt(&mut self, network: &Network, desired: &Desired, underlay: &str) {
+        if std::mem::replace(&mut self.is_adopted, true) {
+            return;
+        }
+        let devices: BTreeSet<String> =
+            desired.devices.keys().cloned().chain([underlay.to_owned()]).collect();
+        let is_stale = |net: IpNet| {
+            network.pools.iter().any(|(_, pool)| pool.fits(net)) && !desired.routes.contains_key(&net)
+        };
+        let table = &self.routes.table;
+        let removed = async {
+            for net in table.left_by_flannel(is_stale, &devices).await? {
+                table.delete_flannels(net).await?;
+                info!("removed route {net} that flanneld left: no lease asks for it");
+            }
+            anyhow::Ok(())
+        };
+        if let Err(error) = removed.await {
+            info!("cannot look for routes that flanneld left: {error:#}");
+        }
+    }
+
+    /// What to say of each table.
+    pub fn reports(&self) -> Vec<Report> {
+        vec![
+            self.devices.report(),
+            self.addresses.report(),
+            self.neighbours.report(),
+            self.fdb.report(),
+            self.routes.report(),
+        ]
+    }
+
+    fn doubt(&mut self) {
+        self.devices.known.doubt();
+        self.addresses.known.doubt();
+        self.neighbours.known.doubt();
+        self.fdb.known.doubt();
+        self.routes.known.doubt();
+        if let Some(fast_path) = &mut self.fast_path {
+            fast_path.doubt();
+        }
     }
 }
 
+/// Puts what is missing and returns what is too much.
+async fn put<T: Table>(
+    own: &mut Own<T>,
+    want: &BTreeMap<T::Key, T::Row>,
+    outcome: &mut Outcome,
+) -> Vec<T::Key> {
+    put_missing(&mut own.table, &mut own.known, want, outcome).await.unwanted
+}
+
+async fn take<T: Table>(own: &mut Own<T>, keys: &[T::Key], outcome: &mut Outcome) {
+    delete(&mut own.table, &mut own.known, keys, outcome).await;
+}
+
 /// The peers that the kernel path reaches: the fast path goes where the kernel would, or not at all.
-fn carried_by_the_kernel(
-    remotes: &BTreeMap<Prefix, Remote>,
-    refused: &[Ipv4Net],
-) -> BTreeMap<Prefix, Remote> {
-    let refused = refused.iter().map(|net| Prefix::new(net.addr().into(), net.prefix_len()));
+fn carried_by_the_kernel(remotes: &BTreeMap<Prefix, Remote>, refused: &[IpNet]) -> BTreeMap<Prefix, Remote> {
     let mut carried = remotes.clone();
-    for prefix in refused {
-        carried.remove(&prefix);
+    for net in refused {
+        if let IpNet::V4(net) = net {
+            carried.remove(&Prefix::new(net.addr().into(), net.prefix_len()));
+        }
     }
     carried
 }

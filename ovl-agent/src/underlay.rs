@@ -1,160 +1,121 @@
-//! Which interface the overlay runs on.
+//! Which interface the overlay runs on, and with which addresses (FLANNEL.md section 8).
+//!
+//! [`look`] collects what the node has, `choose` is the pure choice among it, [`Follow`] makes the choice again while
+//! the agent runs.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Context as _, Result, bail};
-use ipnet::Ipv4Net;
+use anyhow::{Result, anyhow};
+use ipnet::IpNet;
+use regex_lite::Regex;
 use rtnetlink::Handle;
+use tracing::info;
 
-use crate::netlink::{Interface, addresses, default_route_interface, interfaces};
+use crate::cli::RunArgs;
+use crate::family::Family;
+use crate::netlink::{self, Interface};
 use crate::node::Underlay;
 
+mod choose;
+mod facts;
+mod follow;
+#[cfg(test)]
+mod tests;
+
+pub use facts::Facts;
+pub use follow::Follow;
+
 /// How the operator names the interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Choice {
-    /// `--iface`.
-    pub iface: Option<String>,
+    /// `--iface`: names or addresses, in the order to try them in. An empty one is the default route's interface.
+    pub ifaces: Vec<String>,
+    /// `--iface-regex`, tried after them.
+    pub regexes: Vec<Regex>,
+    /// `--iface-can-reach`, tried last.
+    pub can_reach: Option<IpAddr>,
     /// `--public-ip`.
     pub public_ip: Option<Ipv4Addr>,
+    /// `--public-ipv6`.
+    pub public_ipv6: Option<Ipv6Addr>,
+    /// The families of the network.
+    pub families: Vec<Family>,
+    /// The network's ranges. A regular expression that matches an address in them does not mean it.
+    pub overlay: Vec<IpNet>,
 }
 
-/// Finds the interface and its address, by the rules of FLANNEL.md section 8 that concern IPv4 and one interface.
+impl Choice {
+    /// What the flags say, for a network that has these ranges.
+    pub fn new(args: &RunArgs, overlay: Vec<IpNet>) -> Result<Self> {
+        let regexes = args.iface_regex.iter().map(|text| pattern(text).map_err(|reason| anyhow!(reason)));
+        Ok(Self {
+            ifaces: args.iface.clone(),
+            regexes: regexes.collect::<Result<_>>()?,
+            can_reach: args.iface_can_reach,
+            public_ip: args.public_ip,
+            public_ipv6: args.public_ipv6,
+            families: Family::ALL
+                .into_iter()
+                .filter(|family| overlay.iter().any(|range| Family::of_net(range) == *family))
+                .collect(),
+            overlay,
+        })
+    }
+
+    /// The address that is told to the peers, where the operator gave one.
+    fn public(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.public_ip.map(IpAddr::from),
+            Family::V6 => self.public_ipv6.map(IpAddr::from),
+        }
+    }
+
+    /// Whether nothing names an interface, directly or not.
+    fn is_open(&self) -> bool {
+        self.ifaces.is_empty() && self.regexes.is_empty() && self.can_reach.is_none()
+    }
+
+    /// Whether it matters where the default routes lead.
+    fn asks_for_default_routes(&self) -> bool {
+        let by_address = self.public_ip.is_some() || self.public_ipv6.is_some();
+        self.is_open() && !by_address
+            || self.ifaces.iter().any(String::is_empty)
+            || self.regexes.iter().any(|regex| regex.as_str().is_empty())
+    }
+}
+
+/// A regular expression of `--iface-regex`.
+///
+/// # Errors
+/// One sentence that names the flag.
+pub fn pattern(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| format!("--iface-regex '{text}' is no regular expression: {error}"))
+}
+
+/// Finds the interface and its addresses, and says in the log what of the choice did not fit.
 pub async fn find(handle: &Handle, choice: &Choice) -> Result<Underlay> {
-    let interfaces = interfaces(handle).await?;
-    let addresses = addresses(handle).await?;
-    let default = default_route_interface(handle).await?;
-    select(choice, &interfaces, &addresses, default)
+    let facts = look(handle, choice, netlink::interfaces(handle).await?).await?;
+    let chosen = choose::choose(choice, &facts, None).map_err(|reason| anyhow!(reason))?;
+    for refused in chosen.refused {
+        info!("passed over {refused}");
+    }
+    Ok(chosen.underlay)
 }
 
-fn select(
-    choice: &Choice,
-    interfaces: &BTreeMap<u32, Interface>,
-    addresses: &[(u32, Ipv4Net)],
-    default: Option<u32>,
-) -> Result<Underlay> {
-    let owner =
-        |address: Ipv4Addr| addresses.iter().find(|(_, net)| net.addr() == address).map(|(index, _)| *index);
-    let (ifindex, address) = match (&choice.iface, choice.public_ip) {
-        (Some(iface), _) => match iface.parse::<Ipv4Addr>() {
-            Ok(address) => {
-                let index = owner(address).with_context(|| {
-                    format!("--iface {address}: no interface of this node has that address")
-                })?;
-                (index, Some(address))
-            }
-            Err(_not_an_address) => (by_name(iface, interfaces)?, None),
-        },
-        (None, Some(public_ip)) => {
-            let index = owner(public_ip).with_context(|| {
-                format!(
-                    "--public-ip {public_ip}: no interface of this node has that address; behind a NAT, name the \
-                     interface with --iface too"
-                )
-            })?;
-            (index, Some(public_ip))
-        }
-        (None, None) => {
-            let index = default.context(
-                "this node has no default route to tell its underlay interface by; name it with --iface",
-            )?;
-            (index, None)
-        }
-    };
-    let interface =
-        interfaces.get(&ifindex).context("the underlay interface vanished while it was looked up")?;
-    let address = match address {
-        Some(address) => address,
-        None => first_address(ifindex, addresses).with_context(|| {
-            format!("interface {} has no IPv4 address; give it one or choose another", interface.name)
-        })?,
-    };
-    Ok(Underlay {
-        name: interface.name.clone(),
-        ifindex,
-        address,
-        mtu: interface.mtu,
-        ethernet: interface.ethernet,
-    })
-}
-
-fn by_name(name: &str, interfaces: &BTreeMap<u32, Interface>) -> Result<u32> {
-    let Some(interface) = interfaces.values().find(|interface| interface.name == name) else {
-        let names: Vec<&str> = interfaces.values().map(|interface| interface.name.as_str()).collect();
-        bail!("--iface {name}: there is no such interface; this node has {}", names.join(", "));
-    };
-    Ok(interface.ifindex)
-}
-
-/// The kernel's first address, a link-local one only where there is no other.
-fn first_address(ifindex: u32, addresses: &[(u32, Ipv4Net)]) -> Option<Ipv4Addr> {
-    let mut mine: Vec<Ipv4Addr> =
-        addresses.iter().filter(|(index, _)| *index == ifindex).map(|(_, net)| net.addr()).collect();
-    mine.sort_by_key(Ipv4Addr::is_link_local);
-    mine.first().copied()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn interface(ifindex: u32, name: &str) -> (u32, Interface) {
-        let interface = Interface {
-            ifindex,
-            name: name.into(),
-            mtu: 1500,
-            mac: ovl_common::Mac::default(),
-            ethernet: true,
-            veth: false,
-            peer_elsewhere: false,
-            bridge: None,
-        };
-        (ifindex, interface)
-    }
-
-    fn choose(iface: Option<&str>, public_ip: Option<[u8; 4]>, default: Option<u32>) -> Result<Underlay> {
-        let interfaces = BTreeMap::from([
-            interface(1, "lo"),
-            interface(2, "eth0"),
-            interface(3, "eth1"),
-            interface(4, "bare"),
-        ]);
-        let addresses: Vec<(u32, Ipv4Net)> =
-            [(1, "127.0.0.1/8"), (2, "169.254.1.1/16"), (2, "192.0.2.11/24"), (3, "198.51.100.5/24")]
-                .map(|(index, net)| (index, net.parse().expect(net)))
-                .into();
-        let choice = Choice { iface: iface.map(Into::into), public_ip: public_ip.map(Into::into) };
-        select(&choice, &interfaces, &addresses, default)
-    }
-
-    #[test]
-    fn the_interface_is_found_as_flannel_finds_it() {
-        let table = [
-            (Some("eth1"), None, Some(2), "eth1", [198, 51, 100, 5]),
-            (Some("eth0"), None, None, "eth0", [192, 0, 2, 11]),
-            (Some("169.254.1.1"), None, None, "eth0", [169, 254, 1, 1]),
-            (None, Some([198, 51, 100, 5]), Some(2), "eth1", [198, 51, 100, 5]),
-            (None, None, Some(3), "eth1", [198, 51, 100, 5]),
-            (Some("eth0"), Some([203, 0, 113, 9]), None, "eth0", [192, 0, 2, 11]),
-        ];
-        for (iface, public_ip, default, name, address) in table {
-            let underlay = choose(iface, public_ip, default).expect(name);
-            assert_eq!((underlay.name.as_str(), underlay.address), (name, address.into()));
+/// What the node has beside its interfaces, as far as the choice goes by it. The whole routing table is only read
+/// where the choice goes by the default route.
+pub async fn look(handle: &Handle, choice: &Choice, interfaces: BTreeMap<u32, Interface>) -> Result<Facts> {
+    let mut facts = Facts { interfaces, ..Facts::default() };
+    facts.addresses = netlink::node_addresses(handle).await?;
+    if choice.asks_for_default_routes() {
+        for family in &choice.families {
+            let routes = netlink::main_routes(handle, *family).await?;
+            facts.defaults.extend(routes.into_iter().filter(|route| route.destination.prefix_len() == 0));
         }
     }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        let table = [
-            (Some("eth7"), None, None, "this node has lo, eth0, eth1, bare"),
-            (Some("10.9.9.9"), None, None, "--iface 10.9.9.9"),
-            (None, Some([203, 0, 113, 9]), Some(2), "--public-ip 203.0.113.9"),
-            (None, None, None, "no default route"),
-            (Some("bare"), None, None, "bare has no IPv4 address"),
-        ];
-        for (iface, public_ip, default, expected) in table {
-            let error = choose(iface, public_ip, default).expect_err(expected).to_string();
-            assert!(error.contains(expected), "{error}");
-        }
+    if let Some(address) = choice.can_reach {
+        facts.way = netlink::lookup(handle, address).await?;
     }
+    Ok(facts)
 }

@@ -1,6 +1,7 @@
 //! What is known of the leases.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::store::Rejected;
@@ -8,26 +9,36 @@ use crate::store::Rejected;
 /// All leases, as of the store's last word.
 #[derive(Debug, Default)]
 pub struct View {
-    leases: BTreeMap<LeaseKey, LeaseAttrs>,
+    leases: BTreeMap<LeaseKey, Entry>,
     complete: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    attrs: LeaseAttrs,
+    /// When it appeared or said something else than before.
+    changed: Instant,
 }
 
 impl View {
     /// Replaces everything by a complete listing. What the listing names but cannot be read keeps what is known of it.
     pub fn replace(&mut self, leases: Vec<Lease>, rejected: &[Rejected]) {
-        let mut next: BTreeMap<_, _> = rejected
-            .iter()
-            .filter_map(|item| item.key)
-            .filter_map(|key| self.leases.remove_entry(&key))
-            .collect();
-        next.extend(leases.into_iter().map(|lease| (lease.key, lease.attrs)));
-        self.leases = next;
+        let mut before = std::mem::take(&mut self.leases);
+        let kept = rejected.iter().filter_map(|item| item.key);
+        self.leases = kept.filter_map(|key| before.remove_entry(&key)).collect();
+        for lease in leases {
+            let known = before.remove(&lease.key).filter(|entry| entry.attrs == lease.attrs);
+            let entry = known.unwrap_or_else(|| Entry { attrs: lease.attrs, changed: Instant::now() });
+            self.leases.insert(lease.key, entry);
+        }
         self.complete = true;
     }
 
     /// Adds or changes one lease.
     pub fn put(&mut self, lease: Lease) {
-        self.leases.insert(lease.key, lease.attrs);
+        if self.get(lease.key) != Some(&lease.attrs) {
+            self.leases.insert(lease.key, Entry { attrs: lease.attrs, changed: Instant::now() });
+        }
     }
 
     /// Removes one lease.
@@ -42,12 +53,17 @@ impl View {
 
     /// What `key` says now.
     pub fn get(&self, key: LeaseKey) -> Option<&LeaseAttrs> {
-        self.leases.get(&key)
+        self.leases.get(&key).map(|entry| &entry.attrs)
     }
 
     /// Every lease, in order of its subnet.
     pub fn iter(&self) -> impl Iterator<Item = (&LeaseKey, &LeaseAttrs)> {
-        self.leases.iter()
+        self.leases.iter().map(|(key, entry)| (key, &entry.attrs))
+    }
+
+    /// As [`View::iter`], with when each appeared or last changed.
+    pub fn iter_with_age(&self) -> impl Iterator<Item = (&LeaseKey, &LeaseAttrs, Instant)> {
+        self.leases.iter().map(|(key, entry)| (key, &entry.attrs, entry.changed))
     }
 }
 
@@ -90,5 +106,18 @@ mod tests {
             &[unreadable("10.1.2.0-24"), unreadable("10.1.9.0-24")],
         );
         assert_eq!(keys(&view), ["10.1.2.0-24", "10.1.3.0-24"]);
+    }
+
+    #[test]
+    fn the_age_is_that_of_the_last_change() {
+        let mut view = View::default();
+        let age = |view: &View| view.iter_with_age().next().map(|(.., changed)| changed);
+        view.put(lease("10.1.1.0-24", [1; 4]));
+        let first = age(&view);
+        view.put(lease("10.1.1.0-24", [1; 4]));
+        view.replace(vec![lease("10.1.1.0-24", [1; 4])], &[]);
+        assert_eq!(age(&view), first, "said again is not changed");
+        view.put(lease("10.1.1.0-24", [2; 4]));
+        assert_ne!(age(&view), first);
     }
 }

@@ -1,7 +1,7 @@
 //! The agent as a user runs it: the real binary, in a node, ended by its process id.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::background::{Background, Lifetime};
 use crate::command::Cmd;
 use crate::node::Node;
 use crate::subnet::SubnetEnv;
+use crate::underlay::UnderlayAddress;
 use crate::wait::wait_for;
 
 const READY_DEADLINE: Duration = Duration::from_secs(20);
@@ -38,7 +39,7 @@ pub struct AgentOptions {
     environment: Vec<(String, String)>,
     without_capabilities: Vec<String>,
     lifetime: Lifetime,
-    public_ip: Option<Ipv4Addr>,
+    place: Option<String>,
 }
 
 impl AgentOptions {
@@ -51,7 +52,7 @@ impl AgentOptions {
             environment: Vec::new(),
             without_capabilities: Vec::new(),
             lifetime: Lifetime::WithHarness,
-            public_ip: None,
+            place: None,
         }
     }
 
@@ -78,8 +79,14 @@ impl AgentOptions {
 
     /// Advertises another address than the node's: for tests of conflicts.
     #[must_use]
-    pub fn public_ip(mut self, address: Ipv4Addr) -> Self {
-        self.public_ip = Some(address);
+    pub fn public_ip(self, address: IpAddr) -> Self {
+        self.place(&format!("--iface eth0 --public-ip {address}"))
+    }
+
+    /// Replaces the words that say where the node is, which are otherwise `--iface eth0` and its public addresses.
+    #[must_use]
+    pub fn place(mut self, line: &str) -> Self {
+        self.place = Some(line.to_owned());
         self
     }
 
@@ -105,13 +112,21 @@ impl AgentOptions {
             Store::Dir(path) => command.arg("--store").arg(format!("dir:{}", path.display())),
             Store::Etcd(url) => command.words("--etcd-prefix /coreos.com/network --etcd-endpoints").arg(url),
         };
-        command = command
-            .words("--iface eth0 --public-ip")
-            .arg(self.public_ip.unwrap_or(node.address()).to_string());
+        command = command.words(&self.place.clone().unwrap_or_else(|| place_of(node)));
         command = command.arg("--subnet-file").arg(&files.subnet).arg("--socket").arg(&files.socket);
         command = command.args(&self.arguments);
         self.environment.iter().fold(command, |command, (name, value)| command.env(name, value))
     }
+}
+
+/// The interface and every address of it.
+fn place_of(node: &Node) -> String {
+    let addresses = node.addresses();
+    let option = |name: &str, place: Option<&UnderlayAddress>| {
+        place.map(|place| format!(" {name} {}", place.address)).unwrap_or_default()
+    };
+    let public_ip = option("--public-ip", addresses.ipv4());
+    format!("--iface eth0{public_ip}{}", option("--public-ipv6", addresses.ipv6()))
 }
 
 /// A running (or ended) agent; dropping it ends it.
@@ -200,6 +215,11 @@ impl Agent {
         SubnetEnv::read(&self.files.subnet)
     }
 
+    /// The file it wrote that to.
+    pub fn subnet_file(&self) -> &Path {
+        &self.files.subnet
+    }
+
     /// What it has logged since this start.
     pub fn log(&self) -> String {
         self.process.log()
@@ -233,8 +253,8 @@ impl Agent {
     }
 
     /// Leaves it running for good.
-    pub fn detach(self) {
-        self.process.detach();
+    pub fn detach(mut self) {
+        self.process.let_go();
     }
 
     /// The end of the log, for error messages.
@@ -249,5 +269,14 @@ impl Agent {
             return Ok(false);
         }
         Ok(self.status()?.get("ready") == Some(&Value::Bool(true)))
+    }
+}
+
+/// A failed test shows what its agents said.
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of the agent of {} ends:\n{}\n", self.node, self.log_tail());
+        }
     }
 }

@@ -108,6 +108,11 @@ impl Background {
 
     /// Leaves it running for good.
     pub fn detach(mut self) {
+        self.let_go();
+    }
+
+    /// The same for a value that somebody else owns.
+    pub(crate) fn let_go(&mut self) {
         self.child = None;
     }
 }

@@ -83,12 +83,15 @@ impl Pcap {
     /// wants the other zero.
     pub fn bad_checksums(&self) -> Result<Vec<Vec<String>>> {
         let bad =
-            ["ip", "tcp", "udp", "icmp"].map(|layer| format!("{layer}.checksum.status == 0")).join(" || ");
+            ["ip", "udp", "icmp", "icmpv6"].map(|layer| format!("{layer}.checksum.status == 0")).join(" || ");
+        let bad = format!("{bad} || (tcp.checksum.status == 0 && tcp.checksum != 0xffff)");
         let fields = [
             "frame.number",
             "frame.protocols",
             "ip.src",
             "ip.dst",
+            "ipv6.src",
+            "ipv6.dst",
             "ip.ttl",
             "ip.checksum",
             "ip.checksum.status",

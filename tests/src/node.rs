@@ -1,7 +1,7 @@
 //! A node: a network namespace with `eth0` on the underlay, and its own `/sys`, as a machine would have.
 
 use std::fs::{self, File};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,10 +12,12 @@ use nix::sys::signal::Signal;
 
 use crate::background::Background;
 use crate::command::{Cmd, Place};
+use crate::families::Families;
 use crate::links;
 use crate::netns::Netns;
 use crate::pod::Pod;
 use crate::subnet::SubnetEnv;
+use crate::underlay::{Network, Stack, UnderlayAddress};
 use crate::wait::wait_for;
 
 /// The pod bridge, named as the CNI bridge plugin names it.
@@ -27,55 +29,61 @@ pub struct Node {
     name: String,
     netns: Netns,
     mounts: File,
-    address: Ipv4Addr,
+    seat: Seat,
     dir: PathBuf,
     traits: Traits,
     next_pod: AtomicU32,
+}
+
+/// A node's place on the underlay.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seat {
+    pub(crate) network: &'static Network,
+    /// Its number there, which is also that of its port on the switch.
+    pub(crate) host: u8,
+    pub(crate) addresses: Families<UnderlayAddress>,
 }
 
 /// What all namespaces of a topology have in common.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Traits {
     pub(crate) mtu: u32,
-    pub(crate) ipv6: bool,
+    pub(crate) stack: Stack,
     pub(crate) plain_packets: bool,
 }
 
 impl Node {
     /// Creates the namespace; the topology then plugs `eth0` in and calls [`Node::bring_up`].
-    pub(crate) fn create(
-        prefix: &str,
-        name: &str,
-        address: Ipv4Addr,
-        dir: &Path,
-        traits: Traits,
-    ) -> Result<Self> {
+    pub(crate) fn create(prefix: &str, name: &str, seat: Seat, dir: &Path, traits: Traits) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("create the node's directory {}", dir.display()))?;
         let netns = Netns::create(&format!("{prefix}-{name}"))?;
         netns.sysctl(&[
             "net.ipv4.ip_forward=1",
             "net.ipv4.conf.all.rp_filter=0",
             "net.ipv4.conf.default.rp_filter=0",
+            "net.ipv6.conf.all.forwarding=1",
         ])?;
-        traits.quiet_ipv6(&netns)?;
+        traits.prepare_ipv6(&netns)?;
         let mounts = own_sys(&netns)?;
         Ok(Self {
             name: name.to_owned(),
             netns,
             mounts,
-            address,
+            seat,
             dir: dir.to_owned(),
             traits,
             next_pod: AtomicU32::new(0),
         })
     }
 
-    /// Gives `eth0` its MTU, address and default route.
-    pub(crate) fn bring_up(&self, gateway: Ipv4Addr) -> Result<()> {
+    /// Gives `eth0` its MTU, addresses and default routes.
+    pub(crate) fn bring_up(&self) -> Result<()> {
         self.netns.ip(&format!("link set eth0 mtu {} up", self.traits.mtu))?;
-        self.netns.ip(&format!("address add {}/24 dev eth0", self.address))?;
-        // Nobody answers there without a switch, but every real node has a default route and agents look for one.
-        self.netns.ip(&format!("route add default via {gateway} dev eth0"))?;
+        for place in self.seat.addresses.iter() {
+            self.netns.ip(&format!("address add {place} dev eth0"))?;
+            // Nobody answers there without a switch, but every real node has a default route and agents look for one.
+            self.netns.ip(&format!("route add default via {} dev eth0", place.gateway))?;
+        }
         if self.traits.plain_packets {
             links::make_packets_plain(&self.netns, "eth0")?;
         }
@@ -92,9 +100,32 @@ impl Node {
         &self.netns
     }
 
-    /// The address of `eth0`.
-    pub fn address(&self) -> Ipv4Addr {
-        self.address
+    /// The address of `eth0`, the IPv4 one where it has one.
+    pub fn address(&self) -> IpAddr {
+        self.seat.addresses.first().address
+    }
+
+    /// The IPv6 address of `eth0`.
+    pub fn address6(&self) -> Option<Ipv6Addr> {
+        match self.seat.addresses.ipv6()?.address {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
+        }
+    }
+
+    /// The addresses of `eth0` with what belongs to them.
+    pub fn addresses(&self) -> &Families<UnderlayAddress> {
+        &self.seat.addresses
+    }
+
+    /// The MTU of `eth0` when it is plugged in.
+    pub(crate) fn mtu(&self) -> u32 {
+        self.traits.mtu
+    }
+
+    /// Where it is plugged in.
+    pub(crate) fn seat(&self) -> Seat {
+        self.seat
     }
 
     /// The node's directory on the host, for logs, sockets and `subnet.env`.
@@ -141,18 +172,27 @@ impl Node {
         // remember the old one.
         let mac = links::mac(&self.netns, POD_BRIDGE)?;
         self.netns.ip(&format!("link set {POD_BRIDGE} address {mac} up"))?;
-        self.netns.ip(&format!("address add {}/{} dev {POD_BRIDGE}", subnet.gateway, subnet.prefix_len))?;
+        for subnet in subnet.subnets.iter() {
+            self.netns
+                .ip(&format!("address add {}/{} dev {POD_BRIDGE}", subnet.gateway, subnet.prefix_len))?;
+        }
         Ok(())
     }
 }
 
 impl Traits {
-    /// Keeps IPv6's own chatter out of counters and captures, unless the topology wants IPv6.
-    pub(crate) fn quiet_ipv6(self, netns: &Netns) -> Result<()> {
-        if self.ipv6 {
-            return Ok(());
+    /// Keeps IPv6's own chatter out of counters and captures where the topology has no IPv6; where it has, addresses
+    /// are usable at once.
+    pub(crate) fn prepare_ipv6(self, netns: &Netns) -> Result<()> {
+        if self.stack == Stack::Ipv4 {
+            return netns
+                .sysctl(&["net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"]);
         }
-        netns.sysctl(&["net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"])
+        netns.sysctl(&[
+            "net.ipv6.conf.all.accept_dad=0",
+            "net.ipv6.conf.default.accept_dad=0",
+            "net.ipv6.conf.default.router_solicitations=0",
+        ])
     }
 }
 

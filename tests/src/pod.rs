@@ -1,10 +1,11 @@
 //! A pod: a network namespace plugged into its node's pod bridge, as the CNI bridge plugin does it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::families::Families;
 use crate::links;
 use crate::netns::Netns;
 use crate::node::{Node, POD_BRIDGE, Traits};
@@ -16,7 +17,7 @@ use crate::wait::wait_for;
 pub struct Pod {
     label: String,
     netns: Netns,
-    address: Ipv4Addr,
+    addresses: Families<IpAddr>,
     node: String,
     host_interface: String,
 }
@@ -30,17 +31,20 @@ impl Pod {
         traits: Traits,
     ) -> Result<Self> {
         let netns = Netns::create(&format!("{}-{name}", node.netns().name()))?;
-        traits.quiet_ipv6(&netns)?;
+        traits.prepare_ipv6(&netns)?;
         let host_interface = format!("veth{index}");
-        let (address, mtu) = (subnet.pod_address(index), subnet.mtu);
+        let mtu = subnet.mtu;
         node.netns().ip(&format!(
             "link add {host_interface} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}",
             netns.name()
         ))?;
         node.netns().ip(&format!("link set {host_interface} master {POD_BRIDGE} up"))?;
         netns.ip("link set eth0 up")?;
-        netns.ip(&format!("address add {address}/{} dev eth0", subnet.prefix_len))?;
-        netns.ip(&format!("route add default via {} dev eth0", subnet.gateway))?;
+        for subnet in subnet.subnets.iter() {
+            netns.ip(&format!("address add {}/{} dev eth0", subnet.pod_address(index), subnet.prefix_len))?;
+            netns.ip(&format!("route add default via {} dev eth0", subnet.gateway))?;
+        }
+        let addresses = subnet.subnets.map(|subnet| subnet.pod_address(index));
         if traits.plain_packets {
             links::make_packets_plain(&netns, "eth0")?;
             links::make_packets_plain(node.netns(), &host_interface)?;
@@ -48,7 +52,7 @@ impl Pod {
         wait_for_port(node.netns(), &host_interface)?;
         announce(&netns)?;
         let label = format!("{}/{name}", node.name());
-        Ok(Self { label, netns, address, node: node.netns().name().to_owned(), host_interface })
+        Ok(Self { label, netns, addresses, node: node.netns().name().to_owned(), host_interface })
     }
 
     /// Node and pod name, such as `node1/a`.
@@ -56,9 +60,22 @@ impl Pod {
         &self.label
     }
 
-    /// The pod's address in the overlay.
-    pub fn address(&self) -> Ipv4Addr {
-        self.address
+    /// The pod's address in the overlay, the IPv4 one where it has one.
+    pub fn address(&self) -> IpAddr {
+        *self.addresses.first()
+    }
+
+    /// The pod's IPv6 address in the overlay.
+    pub fn address6(&self) -> Option<Ipv6Addr> {
+        match self.addresses.ipv6()? {
+            IpAddr::V6(address) => Some(*address),
+            IpAddr::V4(_) => None,
+        }
+    }
+
+    /// The pod's addresses in the overlay.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().copied()
     }
 
     /// The network namespace.
@@ -95,7 +112,7 @@ fn wait_for_port(node: &Netns, interface: &str) -> Result<()> {
 
 /// Tells the neighbours the new pod's MAC address, as the bridge plugin does: they may remember an earlier pod's.
 fn announce(pod: &Netns) -> Result<()> {
-    pod.sysctl(&["net.ipv4.conf.eth0.arp_notify=1"])?;
+    pod.sysctl(&["net.ipv4.conf.eth0.arp_notify=1", "net.ipv6.conf.eth0.ndisc_notify=1"])?;
     // The kernel announces an address when it is set, also when it is the one the device already has.
     pod.ip(&format!("link set eth0 address {}", links::mac(pod, "eth0")?))?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Nodes on one underlay network, 192.0.2.0/24.
+//! Nodes on an underlay network, 192.0.2.0/24 and 2001:db8:c0::/64, and perhaps some behind a router.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -6,12 +6,15 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::netns::{Netns, sweep_stale, unique_prefix};
-use crate::node::{Node, Traits};
+use crate::node::{Node, Seat, Traits};
+use crate::underlay::{FAR, NEAR, Network, Stack};
 
 /// The switch's own address, where an etcd can listen.
 pub const SWITCH_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
-const SWITCH_BRIDGE: &str = "switch";
+/// The number of the switch in every network, and of the first node less one.
+const SWITCH_HOST: u8 = 1;
+const BEFORE_NODES: usize = 10;
 
 /// A running topology; dropping it removes its namespaces and its directory.
 #[derive(Debug)]
@@ -28,7 +31,8 @@ impl Topology {
         Builder {
             prefix: unique_prefix(label),
             nodes: 2,
-            traits: Traits { mtu: 1500, ipv6: false, plain_packets: false },
+            behind_router: 0,
+            traits: Traits { mtu: 1500, stack: Stack::Ipv4, plain_packets: false },
             switch: false,
         }
     }
@@ -69,14 +73,23 @@ impl Topology {
         self.dir.keep();
     }
 
-    /// Connects `node`'s new `eth0` to a new port of the switch.
-    fn plug_in(&self, node: &Node, port: usize, mtu: u32) -> Result<()> {
-        let switch = self.switch()?;
+    /// Gives `node` a new `eth0` at its port of the switch, with the addresses and routes it always has.
+    pub fn plug_in(&self, node: &Node) -> Result<()> {
+        let (switch, seat, mtu) = (self.switch()?, node.seat(), node.mtu());
+        let port = format!("port{}", seat.host);
+        // As a real interface, it has its MAC for life: neighbours remember it.
         switch.ip(&format!(
-            "link add port{port} mtu {mtu} type veth peer name eth0 netns {}",
+            "link add {port} mtu {mtu} type veth peer name eth0 address 02:00:5e:00:53:{:02x} netns {}",
+            seat.host,
             node.netns().name()
         ))?;
-        switch.ip(&format!("link set port{port} master {SWITCH_BRIDGE} up"))?;
+        switch.ip(&format!("link set {port} master {} up", seat.network.bridge))?;
+        node.bring_up()
+    }
+
+    /// Takes the `eth0` of `node` away, as when its driver is unloaded.
+    pub fn unplug(&self, node: &Node) -> Result<()> {
+        node.netns().ip("link del eth0")?;
         Ok(())
     }
 }
@@ -86,6 +99,7 @@ impl Topology {
 pub struct Builder {
     prefix: String,
     nodes: usize,
+    behind_router: usize,
     traits: Traits,
     switch: bool,
 }
@@ -105,11 +119,27 @@ impl Builder {
         self
     }
 
-    /// Leaves IPv6 on; it is off unless told, which keeps captures and counters quiet.
+    /// Gives the underlay IPv6 addresses beside the IPv4 ones. IPv6 is off unless told, which keeps captures and
+    /// counters quiet.
     #[must_use]
     pub fn ipv6(mut self) -> Self {
-        self.traits.ipv6 = true;
+        self.traits.stack = Stack::Both;
         self
+    }
+
+    /// Gives the underlay IPv6 addresses and no IPv4 ones.
+    #[must_use]
+    pub fn ipv6_only(mut self) -> Self {
+        self.traits.stack = Stack::Ipv6;
+        self
+    }
+
+    /// Puts the last `nodes` nodes on a network of their own, 198.51.100.0/24 and 2001:db8:c1::/64. The switch, which
+    /// there is then, routes between the two.
+    #[must_use]
+    pub fn behind_router(mut self, nodes: usize) -> Self {
+        self.behind_router = nodes;
+        self.switch()
     }
 
     /// Turns the offloads of nodes and pods off, so that captures hold complete checksums and no aggregates.
@@ -137,32 +167,24 @@ impl Builder {
     /// Builds it.
     pub fn build(self) -> Result<Topology> {
         sweep_stale()?;
-        let Self { prefix, nodes, traits, switch } = self;
+        let Self { prefix, nodes, behind_router, traits, switch } = self;
         let dir = Directory::create()?;
         let mut topology = Topology { prefix, nodes: Vec::new(), switch: None, dir };
         for number in 1..=nodes {
-            let host = u8::try_from(10 + number).context("a topology has room for 245 nodes")?;
+            let network = if number + behind_router > nodes { &FAR } else { &NEAR };
+            let host = u8::try_from(BEFORE_NODES + number).context("a topology has room for 245 nodes")?;
+            let addresses = network.host(host, traits.stack);
             let name = format!("node{number}");
-            let address = Ipv4Addr::new(192, 0, 2, host);
-            topology.nodes.push(Node::create(
-                &topology.prefix,
-                &name,
-                address,
-                &topology.dir().join(&name),
-                traits,
-            )?);
+            let (seat, dir) = (Seat { network, host, addresses }, topology.dir().join(&name));
+            topology.nodes.push(Node::create(&topology.prefix, &name, seat, &dir, traits)?);
         }
         match topology.nodes.as_slice() {
             [one, two] if !switch => connect(one, two)?,
             nodes => {
-                topology.switch = Some(make_switch(&topology.prefix, traits)?);
-                for (port, node) in nodes.iter().enumerate() {
-                    topology.plug_in(node, port + 1, traits.mtu)?;
-                }
+                let networks: &[&Network] = if behind_router > 0 { &[&NEAR, &FAR] } else { &[&NEAR] };
+                topology.switch = Some(make_switch(&topology.prefix, networks, traits)?);
+                nodes.iter().try_for_each(|node| topology.plug_in(node))?;
             }
-        }
-        for node in &topology.nodes {
-            node.bring_up(SWITCH_ADDRESS)?;
         }
         Ok(topology)
     }
@@ -170,15 +192,27 @@ impl Builder {
 
 fn connect(one: &Node, two: &Node) -> Result<()> {
     one.netns().ip(&format!("link add eth0 type veth peer name eth0 netns {}", two.netns().name()))?;
-    Ok(())
+    one.bring_up()?;
+    two.bring_up()
 }
 
-fn make_switch(prefix: &str, traits: Traits) -> Result<Netns> {
+fn make_switch(prefix: &str, networks: &[&Network], traits: Traits) -> Result<Netns> {
     let switch = Netns::create(&format!("{prefix}-switch"))?;
-    traits.quiet_ipv6(&switch)?;
-    switch.ip(&format!("link add {SWITCH_BRIDGE} mtu {} type bridge", traits.mtu))?;
-    switch.ip(&format!("address add {SWITCH_ADDRESS}/24 dev {SWITCH_BRIDGE}"))?;
-    switch.ip(&format!("link set {SWITCH_BRIDGE} up"))?;
+    switch.sysctl(&[
+        "net.ipv4.ip_forward=1",
+        "net.ipv4.conf.all.send_redirects=0",
+        "net.ipv4.conf.default.send_redirects=0",
+        "net.ipv6.conf.all.forwarding=1",
+    ])?;
+    traits.prepare_ipv6(&switch)?;
+    for network in networks {
+        let bridge = network.bridge;
+        switch.ip(&format!("link add {bridge} mtu {} type bridge", traits.mtu))?;
+        for address in network.host(SWITCH_HOST, traits.stack).iter() {
+            switch.ip(&format!("address add {address} dev {bridge}"))?;
+        }
+        switch.ip(&format!("link set {bridge} up"))?;
+    }
     Ok(switch)
 }
 

@@ -1,17 +1,19 @@
-//! Traffic between pods: single pings, a TCP stream, request/response, and both kinds of traffic in the background of a
-//! restart.
+//! Traffic between pods: single pings, transfers compared by hash, a TCP stream, request/response, and traffic in the
+//! background of a restart. To pods by their first address, or to a [`Destination`] of either family.
 
+mod destination;
 mod integrity;
 mod latency;
 mod ping;
 mod stream;
 
-pub use integrity::tcp_intact;
+pub use destination::Destination;
+pub use integrity::{tcp_intact, udp_intact};
 pub use latency::{RequestResponse, tcp_request_response};
-pub use ping::{PingInBackground, PingSummary, ping, ping_all_pairs};
+pub use ping::{PingInBackground, PingSummary, ping, ping_all_pairs, ping_fragments, ping_packet};
 pub use stream::{Stream, StreamInBackground, tcp_stream, tcp_transfer};
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -22,14 +24,19 @@ use crate::wait::wait_for;
 
 const START_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Waits until something listens on `address:port` in `netns`, or its process ends.
-fn wait_for_listener(netns: &Netns, address: Ipv4Addr, port: u16, process: &mut Background) -> Result<()> {
+/// Waits until something listens on a TCP address in `netns`, or its process ends.
+fn wait_for_listener(netns: &Netns, socket: SocketAddr, process: &mut Background) -> Result<()> {
+    wait_for_socket(netns, socket, "-Htln", process)
+}
+
+/// The same with the words that make `ss` show the right kind of socket.
+fn wait_for_socket(netns: &Netns, socket: SocketAddr, kind: &str, process: &mut Background) -> Result<()> {
     let mut ended = false;
-    wait_for(&format!("a listener on {address}:{port}"), START_DEADLINE, || {
+    wait_for(&format!("a listener on {socket}"), START_DEADLINE, || {
         ended = process.try_status()?.is_some();
-        let listeners = netns.command("ss").args(["-Htln", &format!("src {address}:{port}")]).run()?;
+        let listeners = netns.command("ss").args([kind, &format!("src {socket}")]).run()?;
         Ok(ended || !listeners.trim().is_empty())
     })?;
-    anyhow::ensure!(!ended, "the server for {address}:{port} ended at once: {}", process.log().trim());
+    anyhow::ensure!(!ended, "the server for {socket} ended at once: {}", process.log().trim());
     Ok(())
 }

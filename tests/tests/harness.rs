@@ -1,18 +1,17 @@
 //! The harness by itself, without an agent: what other tests rely on is true. Runs as root.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use ovl_tests::background::{Background, Lifetime};
 use ovl_tests::capture::Capture;
 use ovl_tests::etcd::Etcd;
-use ovl_tests::kernel_vtep::{KernelVtep, Peer};
+use ovl_tests::kernel_vtep::KernelVtep;
 use ovl_tests::netns;
 use ovl_tests::pod::Pod;
 use ovl_tests::subnet::SubnetEnv;
 use ovl_tests::topology::Topology;
-use ovl_tests::traffic::{self, PingInBackground, StreamInBackground};
+use ovl_tests::traffic::{self, Destination, PingInBackground, StreamInBackground};
 use ovl_tests::wait::wait_for;
 use ovl_tests::{command::Cmd, links};
 
@@ -20,17 +19,20 @@ use ovl_tests::{command::Cmd, links};
 fn kernel_overlay(topology: &Topology) -> Result<Vec<Pod>> {
     let mut pods = Vec::new();
     let mut vteps = Vec::new();
-    for (third, node) in (1..).zip(topology.nodes()) {
-        let subnet = SubnetEnv::by_hand("10.42.0.0/16", Ipv4Addr::new(10, 42, third, 0), 24, 1450);
+    for (third, node) in (1u8..).zip(topology.nodes()) {
+        let subnet = SubnetEnv::by_hand("10.42.0.0/16", &format!("10.42.{third}.0/24"), 1450)?;
+        let subnet = match node.address6() {
+            None => subnet,
+            Some(_) => {
+                SubnetEnv { mtu: 1430, ..subnet }.with_ipv6("fd42::/48", &format!("fd42:0:0:{third}::/64"))?
+            }
+        };
         pods.push(node.add_pod("a", &subnet)?);
-        let vtep = KernelVtep::create(node, &subnet)?;
-        let vtep_mac = vtep.mac().to_owned();
-        vteps.push((vtep, Peer { base: subnet.base(), prefix_len: 24, vtep_mac, public_ip: node.address() }));
+        vteps.push(KernelVtep::create(node, &subnet)?);
     }
-    for (vtep, own) in &vteps {
-        for (_, peer) in vteps.iter().filter(|(_, peer)| peer.base != own.base) {
-            vtep.add_peer(peer)?;
-        }
+    for (index, vtep) in vteps.iter().enumerate() {
+        let others = vteps.iter().enumerate().filter(|(other, _)| *other != index);
+        others.flat_map(|(_, other)| other.own().iter()).try_for_each(|peer| vtep.add_peer(peer))?;
     }
     Ok(pods)
 }
@@ -89,6 +91,48 @@ fn a_capture_of_plain_packets_is_valid_vxlan() {
 }
 
 #[test]
+fn both_families_are_carried_at_their_size_and_beyond() {
+    let topology =
+        Topology::builder("dual").nodes(3).behind_router(1).ipv6().plain_packets().build().unwrap();
+    let pods = kernel_overlay(&topology).unwrap();
+    let file = topology.dir().join("dual.pcap");
+    let capture = Capture::start(topology.node(0).unwrap().netns(), "eth0", "udp port 8472", &file).unwrap();
+    assert_eq!(traffic::ping_all_pairs(&pods).unwrap(), 6);
+    for server in Destination::all(&pods[2]) {
+        let client = &pods[0];
+        traffic::ping_packet(client.netns(), server.address, 1430).unwrap();
+        let ping = client.netns().command("ping").words("-c 1 -M do -s 1430").arg(server.address.to_string());
+        assert!(!ping.output().unwrap().status.success(), "more than the MTU does not fit");
+        traffic::ping_fragments(client.netns(), server.address, 4000).unwrap();
+        traffic::tcp_intact(client, server, 1 << 20, topology.dir()).unwrap();
+        traffic::udp_intact(client, server, 1000, topology.dir()).unwrap();
+        traffic::udp_intact(client, server, 5000, topology.dir()).unwrap();
+    }
+    let pcap = capture.stop().unwrap();
+    assert_eq!(pcap.bad_checksums().unwrap(), Vec::<Vec<String>>::new());
+    let rows = pcap.rows("icmpv6.type == 128", &["ipv6.src", "ipv6.dst", "udp.dstport"]).unwrap();
+    assert_eq!(
+        rows.first().unwrap(),
+        &["2001:db8:c0::11,fd42:0:0:1::2", "2001:db8:c0::12,fd42:0:0:2::2", "8472"]
+    );
+    let far = topology.node(2).unwrap();
+    assert_eq!(far.address().to_string(), "198.51.100.13");
+    assert_eq!(far.address6().unwrap().to_string(), "2001:db8:c1::13");
+}
+
+#[test]
+fn an_interface_that_is_unplugged_and_plugged_in_is_as_before() {
+    let topology = Topology::builder("replug").ipv6_only().switch().build().unwrap();
+    let [one, two] = topology.nodes() else { panic!("two nodes") };
+    traffic::ping(one.netns(), two.address()).unwrap();
+    topology.unplug(one).unwrap();
+    assert!(!links::exists(one.netns(), "eth0").unwrap());
+    topology.plug_in(one).unwrap();
+    traffic::ping(one.netns(), two.address()).unwrap();
+    assert_eq!(one.netns().ip("-4 address show dev eth0").unwrap(), "", "IPv6 only");
+}
+
+#[test]
 fn a_broken_checksum_is_noticed() {
     // With offloads on, packets are captured before the device completes their checksums.
     let topology = Topology::builder("offload").build().unwrap();
@@ -117,7 +161,7 @@ fn a_node_has_its_own_sys_that_outlives_its_processes() {
 fn a_removed_pod_is_gone_from_its_node_and_its_address_is_free() {
     let topology = Topology::builder("pods").build().unwrap();
     let node = topology.node(0).unwrap();
-    let subnet = SubnetEnv::by_hand("10.42.0.0/16", Ipv4Addr::new(10, 42, 1, 0), 24, 1450);
+    let subnet = SubnetEnv::by_hand("10.42.0.0/16", "10.42.1.0/24", 1450).unwrap();
     let (first, second) = (node.add_pod("a", &subnet).unwrap(), node.add_pod("b", &subnet).unwrap());
     traffic::ping(first.netns(), second.address()).unwrap();
     let interface = second.host_interface().to_owned();

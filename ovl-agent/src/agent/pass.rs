@@ -1,80 +1,137 @@
-//! One full reconcile.
+//! One reconcile.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use anyhow::Result;
 use tracing::{debug, info, warn};
 
-use super::Agent;
+use super::{Agent, public_ips};
+use crate::backend::{OnLink, Route};
 use crate::fast_path::pod_ports;
-use crate::netlink::interfaces;
-use crate::node::Underlay;
+use crate::netlink::{Interface, interfaces};
 use crate::subnet_env::SubnetEnv;
+use crate::tables::Look;
+use crate::underlay;
 
 impl Agent {
     /// Makes the node's tables equal to the leases. Before the first complete listing nothing is known, and nothing
     /// is done.
-    pub(super) async fn pass(&mut self) {
+    pub(super) async fn pass(&mut self, look: Look) {
         if !self.view.is_complete() {
             return;
         }
-        let interfaces = match interfaces(&self.handle).await {
-            Ok(interfaces) => interfaces,
-            Err(error) => return self.remember(vec![format!("{error:#}")]),
-        };
-        let underlay = &self.node.underlay;
-        let Some(interface) = interfaces.values().find(|interface| interface.name == underlay.name) else {
-            return self
-                .remember(vec![format!("the underlay interface {} is gone; waiting for it", underlay.name)]);
-        };
-        if (interface.ifindex, interface.mtu) != (underlay.ifindex, underlay.mtu) {
-            info!("the underlay interface {} changed: MTU {}", interface.name, interface.mtu);
-            let (ifindex, mtu) = (interface.ifindex, interface.mtu);
-            self.node.underlay = Underlay { ifindex, mtu, ..underlay.clone() };
+        let started = Instant::now();
+        match self.reconcile(look).await {
+            Ok(errors) => self.remember(errors),
+            Err(error) => self.remember(vec![format!("{error:#}")]),
         }
-        let desired = self.backend.desired(&self.node, self.network.ipv4, &self.view);
-        for (key, reason) in &desired.rejected {
-            if self.rejected_leases.get(key) != Some(reason) {
-                warn!("ignoring lease {key}: {reason}");
+        self.tally.passed(started.elapsed(), !self.errors.is_empty());
+    }
+
+    async fn reconcile(&mut self, look: Look) -> Result<Vec<String>> {
+        let interfaces = interfaces(&self.handle).await?;
+        let mut errors = Vec::new();
+        let ways_changed = self.events.take_ways_changed();
+        if ways_changed {
+            self.reach.doubt();
+        }
+        if look == Look::Anew && (ways_changed || self.follow.is_waiting()) {
+            errors.extend(self.follow_underlay(&interfaces).await?);
+        }
+        errors.extend(self.missing_underlay(&interfaces));
+        let on_link = self.on_link(&interfaces).await?;
+        let mut desired = self.backend.desired(&self.node, &self.network, &self.view, &on_link);
+        let peer_subnets = desired.routes.len();
+        if self.args.ip_blackhole_route {
+            let own = self.node.lease.subnets().iter().map(|(_, subnet)| (*subnet, Route::Blackhole));
+            desired.routes.extend(own);
+        }
+        self.on_link = on_link;
+        for (item, reason) in &desired.rejected {
+            if self.rejected_leases.get(item) != Some(reason) {
+                warn!("ignoring {} of lease {}: {reason}", item.1, item.0);
             }
         }
         let pods = pod_ports(&interfaces, &self.args.pod_bridge);
         let tunnel = self.backend.tunnel(self.node.underlay.mtu);
-        let outcome = self.tables.make(&self.node, tunnel, &desired, &pods).await;
-        self.rejected_leases = desired.rejected;
+        let outcome = self.tables.make(&self.node, tunnel, &desired, &pods, look).await;
+        if outcome.errors.is_empty() {
+            self.tables.adopt(&self.network, &desired, &self.node.underlay.name).await;
+        }
         self.changes_in_a_row = if outcome.changed() { self.changes_in_a_row.saturating_add(1) } else { 0 };
         if outcome.changed() {
-            info!(
-                "{} rows written, {} removed; {} peers",
-                outcome.put,
-                outcome.deleted,
-                desired.remotes.len()
-            );
+            info!("{} rows written, {} removed; {} peer subnets", outcome.put, outcome.deleted, peer_subnets);
         } else {
-            debug!("nothing to do; {} peers", desired.remotes.len());
+            debug!("nothing to do; {peer_subnets} peer subnets");
         }
-        let mut errors = outcome.errors;
+        self.rejected_leases = desired.rejected;
+        errors.extend(outcome.errors);
         if outcome.own_rows_stand
+            && self.do_rules_stand()
             && let Err(error) = self.publish()
         {
             errors.push(format!("{error:#}"));
         }
-        self.remember(errors);
+        Ok(errors)
+    }
+
+    /// Takes over what has changed of the underlay interface. While it is gone or has no address, what was stays.
+    async fn follow_underlay(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<Option<String>> {
+        let facts = underlay::look(&self.handle, &self.choice, interfaces.clone()).await?;
+        let underlay = &self.node.underlay;
+        if let Some(now) = self.follow.step(underlay, &self.choice, &facts, Instant::now()) {
+            let public_ips = public_ips(&self.args, &now);
+            if let Err(error) = self.backend.check(&now, &public_ips) {
+                return Ok(Some(format!("{error:#}; the rows of before stay")));
+            }
+            info!("the underlay is now {} with {} and MTU {}", now.name, now.addresses, now.mtu);
+            self.attrs = self.backend.attrs(&public_ips);
+            self.node.public_ips = public_ips;
+            self.node.underlay = now;
+        }
+        Ok(None)
+    }
+
+    fn missing_underlay(&self, interfaces: &BTreeMap<u32, Interface>) -> Option<String> {
+        let name = &self.node.underlay.name;
+        let is_there = interfaces.values().any(|interface| interface.name == *name);
+        (!is_there).then(|| format!("the underlay interface {name} is gone; waiting for it"))
+    }
+
+    /// The peers that DirectRouting may route to.
+    async fn on_link(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<OnLink> {
+        if !self.backend.wants_on_link() {
+            return Ok(OnLink::new());
+        }
+        let families = self.node.underlay.addresses;
+        let public_ips = self.view.iter().flat_map(|(_, attrs)| {
+            families.iter().filter_map(|(family, _)| attrs.public_ip(family)).collect::<Vec<_>>()
+        });
+        let peers: BTreeSet<IpAddr> = public_ips.filter(|ip| !self.node.is_known_as(*ip)).collect();
+        let devices = self.backend.devices();
+        let overlay: BTreeSet<String> = devices.iter().map(|(_, name)| name.clone()).collect();
+        self.reach.on_link(&self.handle, peers, interfaces, &overlay).await
     }
 
     /// Writes `subnet.env` where it has something new to say. From then on the node is ready.
-    fn publish(&mut self) -> anyhow::Result<()> {
+    fn publish(&mut self) -> Result<()> {
         let env = SubnetEnv {
-            network: self.network.ipv4,
-            subnet: self.node.subnet,
-            mtu: self.backend.mtu(self.node.underlay.mtu),
+            networks: self.network.ranges(),
+            subnets: *self.node.lease.subnets(),
+            mtu: self.backend.mtu(&self.network, self.node.underlay.mtu),
+            ip_masq: self.args.ip_masq,
         };
         if self.subnet_env.as_ref() == Some(&env) {
             return Ok(());
         }
         env.write(&self.args.subnet_file)?;
-        let mode = if self.tables.fast_path.is_some() { "ebpf" } else { "kernel" };
         info!(
-            "ready: subnet {}, MTU {}, mode {mode}; wrote {}",
-            env.subnet,
+            "ready: subnet {}, MTU {}, mode {}; wrote {}",
+            env.subnets,
             env.mtu,
+            self.mode(),
             self.args.subnet_file.display()
         );
         self.subnet_env = Some(env);

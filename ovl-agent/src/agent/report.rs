@@ -1,49 +1,167 @@
-//! The document behind `ovl-agent status`.
+//! What the agent knows, as `ovl-agent status` and the metrics tell it.
 
-use std::time::SystemTime;
+use std::net::IpAddr;
+use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::{Value, json};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Agent;
+use crate::backend::Backend;
+use crate::facts::{
+    CounterFacts, Facts, LeaseFacts, NodeFacts, Path, PeerFacts, RejectedFacts, StoreHealth, TableFacts,
+};
+use crate::family::Family;
+use crate::lease::{LeaseAttrs, LeaseKey};
+use crate::notify;
 
 impl Agent {
-    pub(super) fn report(&self) -> Value {
-        let peers = self.view.iter().filter(|(key, _)| **key != self.held.lease.key).map(|(key, attrs)| {
-            json!({
-                "subnet": key.ipv4.to_string(),
-                "public_ip": attrs.public_ip,
-                "backend": attrs.backend_type,
-            })
-        });
-        let leases = self.rejected_leases.iter().map(|(key, reason)| (key.to_string(), reason));
-        let items = self.rejected_items.iter().map(|item| (item.item.clone(), &item.reason));
-        let rejected = leases.chain(items).map(|(item, reason)| json!({ "item": item, "reason": reason }));
-        let (mode, counters, failure) = match &self.tables.fast_path {
-            None => ("kernel", Vec::new(), None),
+    pub(super) fn facts(&self) -> Facts {
+        let (counters, failure) = match &self.tables.fast_path {
+            None => (Vec::new(), None),
             Some(fast_path) => match fast_path.counters() {
-                Ok(counters) => ("ebpf", counters, None),
-                Err(error) => ("ebpf", Vec::new(), Some(format!("{error:#}"))),
+                Ok(counters) => (counters, None),
+                Err(error) => (Vec::new(), Some(format!("{error:#}"))),
             },
         };
-        json!({
-            "ready": self.subnet_env.is_some(),
-            "node": { "interface": self.node.underlay.name, "public_ip": self.node.public_ip },
-            "lease": { "subnet": self.node.subnet.to_string(), "expires": self.held.expires.map(rfc3339) },
-            "backend": self.backend.name(),
-            "mode": mode,
-            "mode_reason": self.mode_reason,
-            "fast_path": if mode == "ebpf" { self.args.fast_path.name() } else { "off" },
-            "mtu": self.backend.mtu(self.node.underlay.mtu),
-            "store": self.store_name,
-            "store_error": self.store_error,
-            "peers": peers.collect::<Vec<_>>(),
-            "rejected": rejected.collect::<Vec<_>>(),
-            "counters": counters,
-            "last_error": self.errors.first().or(failure.as_ref()),
-        })
+        let config = self.config_problem.iter();
+        let config =
+            config.map(|problem| format!("the network config in the store is not applied: {problem}"));
+        let rules = self.rules.errors().iter().cloned();
+        let errors: Vec<String> =
+            self.errors.iter().cloned().chain(rules).chain(config).chain(failure).collect();
+        let mode = self.mode();
+        let range = |family| self.network.range(family);
+        Facts {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.tally.started.elapsed().as_secs(),
+            ready: self.is_ready(),
+            node: self.node_facts(),
+            network: range(Family::V4).and_then(ipv4),
+            ipv6_network: range(Family::V6).and_then(ipv6),
+            lease: self.lease_facts(),
+            backend: self.backend.name().to_owned(),
+            mtu: self.backend.mtu(&self.network, self.node.underlay.mtu),
+            mode: mode.to_owned(),
+            mode_reason: self.mode_reason.clone(),
+            fast_path: if mode == "ebpf" { self.args.fast_path.name() } else { "off" }.to_owned(),
+            store: self.store_name.clone(),
+            store_error: self.store_error.clone(),
+            store_health: self.store_health(),
+            firewall: self.firewall_facts(),
+            passes: self.tally.passes(),
+            tables: self.tables.reports().iter().map(TableFacts::from).collect(),
+            peers: self.peer_facts(),
+            rejected: self.rejected_facts(),
+            counters: counters.into_iter().map(CounterFacts::from).collect(),
+            last_error: errors.first().cloned(),
+            errors,
+        }
+    }
+
+    /// One line for the service manager.
+    pub(super) fn summary(&self) -> String {
+        let subnets: Vec<IpNet> = self.node.lease.subnets().iter().map(|(_, net)| *net).collect();
+        let peers = self.peers().count();
+        notify::summary(&subnets, peers, self.mode(), self.errors.first().map(String::as_str))
+    }
+
+    pub(super) fn mode(&self) -> &'static str {
+        if self.tables.fast_path.is_some() { "ebpf" } else { "kernel" }
+    }
+
+    fn node_facts(&self) -> NodeFacts {
+        let public = &self.attrs;
+        NodeFacts {
+            name: nix::unistd::gethostname()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            interface: self.node.underlay.name.clone(),
+            addresses: self.node.underlay.addresses.iter().map(|(_, address)| *address).collect(),
+            public_ip: Some(public.public_ip).filter(|ip| !ip.is_unspecified()),
+            public_ipv6: public.public_ipv6,
+        }
+    }
+
+    fn lease_facts(&self) -> LeaseFacts {
+        let subnet = |family| self.node.subnet(family);
+        LeaseFacts {
+            subnet: subnet(Family::V4).and_then(ipv4),
+            ipv6_subnet: subnet(Family::V6).and_then(ipv6),
+            expires: self.held.expires.map(|at| humantime::format_rfc3339_seconds(at).to_string()),
+            expires_in_seconds: self.held.expires.map(seconds_until),
+            losses: self.tally.lease_losses,
+        }
+    }
+
+    fn store_health(&self) -> StoreHealth {
+        StoreHealth {
+            up: self.store_error.is_none(),
+            since_seconds: self.tally.store_since.elapsed().as_secs(),
+            last_answer_seconds: self.tally.store_answered.map(|at| at.elapsed().as_secs()),
+            outages: self.tally.store_outages,
+        }
+    }
+
+    fn peers(&self) -> impl Iterator<Item = (&LeaseKey, &LeaseAttrs, Instant)> {
+        self.view.iter_with_age().filter(|(key, ..)| **key != self.held.lease.key)
+    }
+
+    fn peer_facts(&self) -> Vec<PeerFacts> {
+        let facts = |(key, attrs, changed): (&LeaseKey, &LeaseAttrs, Instant)| PeerFacts {
+            subnet: key.subnet(Family::V4).and_then(ipv4),
+            public_ip: Some(attrs.public_ip).filter(|ip| !ip.is_unspecified()),
+            path: self.path(key, attrs, Family::V4),
+            ipv6_subnet: key.subnet(Family::V6).and_then(ipv6),
+            public_ipv6: attrs.public_ipv6,
+            ipv6_path: self.path(key, attrs, Family::V6),
+            backend: attrs.backend_type.clone(),
+            changed_seconds: Some(changed.elapsed().as_secs()),
+        };
+        self.peers().map(facts).collect()
+    }
+
+    /// How packets for a peer are sent.
+    fn path(&self, key: &LeaseKey, attrs: &LeaseAttrs, family: Family) -> Option<Path> {
+        key.subnet(family)?;
+        self.network.range(family)?;
+        let public_ip: IpAddr = attrs.public_ip(family)?;
+        if self.rejected_leases.contains_key(&(*key, family)) {
+            return None;
+        }
+        match self.backend {
+            Backend::Vxlan(_) if self.on_link.contains_key(&public_ip) => Some(Path::Direct),
+            Backend::Vxlan(_) => Some(Path::Tunnel),
+            Backend::HostGw(_) => Some(Path::Direct),
+            Backend::Alloc => None,
+        }
+    }
+
+    fn rejected_facts(&self) -> Vec<RejectedFacts> {
+        let leases = self.rejected_leases.iter().map(|((key, family), reason)| RejectedFacts {
+            item: format!("{key} ({family})"),
+            reason: reason.clone(),
+        });
+        let items = self
+            .rejected_items
+            .iter()
+            .map(|item| RejectedFacts { item: item.item.clone(), reason: item.reason.clone() });
+        leases.chain(items).collect()
     }
 }
 
-fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
+fn ipv4(net: IpNet) -> Option<Ipv4Net> {
+    if let IpNet::V4(net) = net { Some(net) } else { None }
+}
+
+fn ipv6(net: IpNet) -> Option<Ipv6Net> {
+    if let IpNet::V6(net) = net { Some(net) } else { None }
+}
+
+/// Negative when it is over.
+fn seconds_until(time: SystemTime) -> i64 {
+    let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+    match time.duration_since(SystemTime::now()) {
+        Ok(left) => seconds(left),
+        Err(over) => -seconds(over.duration()),
+    }
 }

@@ -1,18 +1,15 @@
 //! The terms of our own lease, and the news of everybody's.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::time::Instant;
 
 use tracing::{error, info, warn};
 
 use super::Agent;
-use crate::network::Network;
 use crate::startup;
-use crate::store::{Held, Rejected, Store, StoreError, Update};
+use crate::store::{Held, Listed, Rejected, Store, StoreError, Update};
 
-/// A renewal or an acquisition under way. It may take as long as the store's time-outs, and longer while the store
-/// is gone; the loop goes on meanwhile.
-pub(super) type TermFuture<'a> = Pin<Box<dyn Future<Output = anyhow::Result<Held>> + 'a>>;
+/// The result of a renewal or an acquisition.
+pub(super) type Term = anyhow::Result<Held>;
 
 /// What to do about our lease.
 pub(super) enum NextTerm {
@@ -24,19 +21,15 @@ pub(super) enum NextTerm {
     Reacquire,
 }
 
-/// The result of what is under way; never, where nothing is.
-pub(super) async fn settled(term: &mut Option<TermFuture<'_>>) -> anyhow::Result<Held> {
-    match term {
-        Some(term) => term.await,
-        None => std::future::pending().await,
-    }
-}
-
 impl Agent {
-    /// Takes news of the leases in.
-    pub(super) fn take(&mut self, update: Update) {
-        if !matches!(update, Update::Unavailable(_)) && self.store_error.take().is_some() {
-            info!("{} answers again", self.store_name);
+    /// Takes news of the leases in. Returns whether the network config may have changed.
+    pub(super) fn take(&mut self, update: Update) -> bool {
+        if !matches!(update, Update::Unavailable(_)) {
+            self.tally.store_answered = Some(Instant::now());
+            if self.store_error.take().is_some() {
+                info!("{} answers again", self.store_name);
+                self.tally.store_since = Instant::now();
+            }
         }
         match update {
             Update::Snapshot { leases, rejected } => {
@@ -59,14 +52,16 @@ impl Agent {
                 self.rejected_items.retain(|known| known.item != item.item);
                 self.rejected_items.push(item);
             }
-            Update::ConfigChanged => {
-                info!("the network config was written; a change takes effect at the next start");
-            }
+            Update::ConfigChanged => return true,
             Update::Unavailable(reason) => {
                 warn!("{} does not answer, all rows stay as they are: {reason}", self.store_name);
-                self.store_error = Some(reason);
+                if self.store_error.replace(reason).is_none() {
+                    self.tally.store_outages += 1;
+                    self.tally.store_since = Instant::now();
+                }
             }
         }
+        false
     }
 
     fn reject(&self, item: &Rejected) {
@@ -88,40 +83,67 @@ impl Agent {
             ));
         }
         match self.view.get(key) {
-            Some(attrs) if *attrs == self.attrs => None,
-            Some(attrs) => Some(format!("our lease {key} was taken over by {}", attrs.public_ip)),
+            Some(attrs) if *attrs == self.held.lease.attrs => None,
+            Some(attrs) => {
+                let holder = attrs.identity().map_or_else(|| "nobody".to_owned(), |ip| ip.to_string());
+                Some(format!("our lease {key} was taken over by {holder}"))
+            }
             None => Some(format!("our lease {key} vanished from {}", self.store_name)),
         }
     }
 
-    pub(super) fn renew<'a, S: Store>(&self, store: &'a S) -> TermFuture<'a> {
+    pub(super) fn renew<'a, S: Store>(&self, store: &'a S) -> impl Future<Output = Term> + use<'a, S> {
         let held = self.held.clone();
-        Box::pin(async move { Ok(store.renew(&held).await?) })
+        async move { Ok(store.renew(&held).await?) }
     }
 
-    pub(super) fn reacquire<'a, S: Store>(&self, store: &'a S) -> TermFuture<'a> {
-        let network: Network = self.network.clone();
-        let attrs = self.attrs.clone();
-        let subnet_file = self.args.subnet_file.clone();
-        Box::pin(async move { startup::lease(store, &network, &attrs, &subnet_file).await })
+    pub(super) fn reacquire<'a, S: Store>(&self, store: &'a S) -> impl Future<Output = Term> + use<'a, S> {
+        let (network, attrs) = (self.network.clone(), self.attrs.clone());
+        // What we hold, not what a file says: the file may not have been written yet.
+        let previous = *self.held.lease.key.subnets();
+        async move { startup::lease(store, &network, &attrs, previous).await }
+    }
+
+    /// Whether the lease says something else of this node than is true now: its address has changed.
+    pub(super) fn is_misadvertised(&self) -> bool {
+        self.attrs != self.held.lease.attrs
+    }
+
+    /// Writes what is true now into our lease.
+    pub(super) fn readvertise<'a, S: Store>(&self, store: &'a S) -> impl Future<Output = Term> + use<'a, S> {
+        let (held, attrs) = (self.held.clone(), self.attrs.clone());
+        async move {
+            if let Some(identity) = attrs.identity()
+                && held.lease.attrs.identity() != Some(identity)
+            {
+                store.claim_identity(identity).await?;
+            }
+            let listed = Listed { lease: held.lease, revision: held.revision, term: held.term };
+            Ok(store.take_over(&listed, &attrs).await?)
+        }
     }
 
     /// Takes the result of a renewal or an acquisition in.
-    pub(super) fn new_term(&mut self, result: anyhow::Result<Held>) -> NextTerm {
+    pub(super) fn new_term(&mut self, result: Term) -> NextTerm {
         match result {
             Ok(held) => {
-                let (old, new) = (self.node.subnet, held.lease.key.ipv4);
+                self.tally.store_answered = Some(Instant::now());
+                let (old, new) = (self.node.lease, held.lease.key);
                 if old != new {
                     error!(
-                        "this node's subnet is now {new}, no longer {old}: pods that have addresses of {old} must be restarted"
+                        "this node's lease is now {new}, no longer {old}: pods that have addresses of the old one must be \
+                         restarted"
                     );
-                    self.node.subnet = new;
+                    self.node.lease = new;
+                }
+                if held.lease.attrs != self.held.lease.attrs {
+                    info!("the lease {new} now says that this node is at {}", self.node.public_ips);
                 }
                 // What was written is news that the watch may bring later. A renewal that wrote nothing is none, and must
                 // not hide what the watch brought meanwhile.
                 if held.revision != self.held.revision {
                     // By now the old subnet may be somebody else's.
-                    if self.view.get(self.held.lease.key) == Some(&self.attrs) {
+                    if self.view.get(self.held.lease.key) == Some(&self.held.lease.attrs) {
                         self.view.delete(self.held.lease.key);
                     }
                     self.rejected_items.retain(|item| item.key != Some(held.lease.key));

@@ -1,30 +1,29 @@
-//! `vxlan`: a device, and per peer one route, one neighbour and one forwarding entry (FLANNEL.md 5.1).
+//! `vxlan`: a device per family, and per peer and family one route, one neighbour and one forwarding entry
+//! (FLANNEL.md 5.1).
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
-use ovl_common::{Encapsulation, Mac, Prefix, Remote, Travel};
+use ipnet::IpNet;
+use ovl_common::{Encapsulation, Mac, Remote, Travel};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::backend::{Desired, Route, Tunnel, VxlanDevice};
+use crate::backend::{Desired, OnLink, Route, Tunnel, VxlanDevice, bpf_prefix, direct};
+use crate::family::{ByFamily, Family};
 use crate::lease::LeaseAttrs;
 use crate::network::VxlanOptions;
 use crate::node::Node;
 
-/// What VXLAN over IPv4 adds to an IP packet: 20 (IPv4) + 8 (UDP) + 8 (VXLAN) + 14 (Ethernet) bytes.
-const OVERHEAD: u32 = 50;
-
-/// The tunnel as the network config wants it, with this node's MAC.
+/// The tunnels as the network config wants them, with this node's MACs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vxlan {
     /// Options of the network config.
     pub options: VxlanOptions,
-    /// This node's tunnel MAC.
-    pub mac: Mac,
+    /// This node's tunnel MACs, one per family of the network. The outer packets are of the inner ones' family.
+    pub macs: ByFamily<Mac>,
 }
 
-/// `BackendData` of a lease.
+/// `BackendData` and `BackendV6Data` of a lease.
 #[derive(Deserialize, Serialize)]
 struct LeaseData {
     #[serde(rename = "VNI")]
@@ -37,15 +36,15 @@ impl Vxlan {
     /// The name in leases.
     pub const NAME: &str = "vxlan";
 
-    /// The name that flannel gives the device, too.
-    pub fn device_name(&self) -> String {
-        device_name(self.options.vni)
+    /// The names that flannel gives the devices, too.
+    pub fn device_names(&self) -> ByFamily<String> {
+        self.macs.map(|family, _| device_name(family, self.options.vni))
     }
 
     /// An MTU in the config is the underlay's where the path is narrower than the interface; wider than the interface
     /// it cannot be.
-    pub(super) fn mtu(&self, underlay_mtu: u32) -> u32 {
-        self.options.mtu.unwrap_or(underlay_mtu).min(underlay_mtu).saturating_sub(OVERHEAD)
+    pub(super) fn mtu(&self, family: Family, underlay_mtu: u32) -> u32 {
+        self.options.mtu.unwrap_or(underlay_mtu).min(underlay_mtu).saturating_sub(overhead(family))
     }
 
     pub(super) fn tunnel(&self, underlay_mtu: u32) -> Tunnel {
@@ -53,41 +52,57 @@ impl Vxlan {
             encapsulation: Encapsulation::Vxlan,
             vni: self.options.vni,
             port: self.options.port,
-            mac: self.mac,
-            mtu: self.mtu(underlay_mtu),
+            mac: self.macs.v4.unwrap_or_default(),
+            mtu: self.mtu(Family::V4, underlay_mtu),
         }
     }
 
-    pub(super) fn lease_data(&self) -> Value {
+    pub(super) fn lease_data(&self) -> ByFamily<Value> {
         // Members in this order and no other string member: flannel reads the MAC by splitting the text.
-        serde_json::json!({ "VNI": self.options.vni, "VtepMAC": self.mac.to_string() })
+        self.macs.map(|_, mac| serde_json::json!({ "VNI": self.options.vni, "VtepMAC": mac.to_string() }))
     }
 
-    /// The device and its address: the subnet's first, which peers use as the next hop.
+    /// The devices and their addresses: the subnet's first, which peers use as the next hop.
     pub(super) fn own_rows(&self, node: &Node, desired: &mut Desired) {
-        let device = VxlanDevice {
-            vni: self.options.vni,
-            port: self.options.port,
-            local: node.underlay.address,
-            underlay: node.underlay.ifindex,
-            mtu: self.mtu(node.underlay.mtu),
-            mac: self.mac,
-            learning: false,
-        };
-        desired.devices.insert(self.device_name(), device);
-        desired.addresses.insert(host(node.subnet.addr()), ());
+        for (family, mac) in self.macs.iter() {
+            let (Some(local), Some(subnet)) = (node.underlay.addresses.get(family), node.subnet(family))
+            else {
+                continue;
+            };
+            let device = VxlanDevice {
+                vni: self.options.vni,
+                port: self.options.port,
+                local: *local,
+                underlay: node.underlay.ifindex,
+                mtu: self.mtu(family, node.underlay.mtu),
+                mac: *mac,
+                learning: self.options.learning,
+                gbp: self.options.gbp,
+            };
+            desired.devices.insert(device_name(family, self.options.vni), device);
+            desired.addresses.insert(IpNet::from(subnet.addr()), ());
+        }
     }
 
     pub(super) fn peer_rows(
         &self,
-        subnet: Ipv4Net,
+        subnet: IpNet,
+        public_ip: IpAddr,
         attrs: &LeaseAttrs,
+        on_link: &OnLink,
         desired: &mut Desired,
     ) -> Result<(), String> {
-        let mac = self.peer_mac(attrs)?;
+        let family = Family::of(public_ip);
+        let mac = self.peer_mac(family, attrs)?;
+        if self.options.direct_routing
+            && let Some(device) = on_link.get(&public_ip)
+        {
+            direct::peer_rows(subnet, public_ip, device, desired);
+            return Ok(());
+        }
         // One node may hold two leases, the older of which is only waiting for its end.
-        if let Some(other) = desired.fdb.get(&mac)
-            && *other != attrs.public_ip
+        if let Some(other) = desired.fdb.get(&(family, mac))
+            && *other != public_ip
         {
             return Err(format!("its VtepMAC {mac} is that of node {other}, too"));
         }
@@ -96,23 +111,30 @@ impl Vxlan {
             return Err(format!("another node's lease starts at {gateway}, too"));
         }
         desired.neighbours.insert(gateway, mac);
-        desired.fdb.insert(mac, attrs.public_ip);
-        desired.routes.insert(subnet, Route { gateway, device: self.device_name(), onlink: true });
-        let remote = Remote { node: attrs.public_ip.into(), travel: Travel::Vxlan as u16, vtep_mac: mac };
-        desired.remotes.insert(Prefix::new(gateway.into(), subnet.prefix_len()), remote);
+        desired.fdb.insert((family, mac), public_ip);
+        let device = device_name(family, self.options.vni);
+        desired.routes.insert(subnet, Route::Via { gateway, device, onlink: true });
+        if let (Some(prefix), IpAddr::V4(node)) = (bpf_prefix(subnet), public_ip) {
+            let remote = Remote { node: node.into(), travel: Travel::Vxlan as u16, vtep_mac: mac };
+            desired.remotes.insert(prefix, remote);
+        }
         Ok(())
     }
 
-    fn peer_mac(&self, attrs: &LeaseAttrs) -> Result<Mac, String> {
-        let data = attrs.backend_data.as_ref().ok_or("it has no BackendData")?;
-        let data = LeaseData::deserialize(data)
-            .map_err(|error| format!("its BackendData is not vxlan's: {error}"))?;
+    fn peer_mac(&self, family: Family, attrs: &LeaseAttrs) -> Result<Mac, String> {
+        let name = match family {
+            Family::V4 => "BackendData",
+            Family::V6 => "BackendV6Data",
+        };
+        let data = attrs.backend_data(family).ok_or_else(|| format!("it has no {name}"))?;
+        let data =
+            LeaseData::deserialize(data).map_err(|error| format!("its {name} is not vxlan's: {error}"))?;
         if data.vni != self.options.vni {
             return Err(format!("its VNI is {}, this node's is {}", data.vni, self.options.vni));
         }
         let mac: Mac =
             data.vtep_mac.parse().map_err(|error| format!("its VtepMAC '{}' is {error}", data.vtep_mac))?;
-        if mac == self.mac {
+        if self.macs.get(family) == Some(&mac) {
             return Err(format!("its VtepMAC {mac} is this node's own"));
         }
         if mac.0[0] & 1 != 0 || mac == Mac::default() {
@@ -122,68 +144,131 @@ impl Vxlan {
     }
 }
 
-/// `flannel.<VNI>`.
-fn device_name(vni: u32) -> String {
-    format!("flannel.{vni}")
+/// `flannel.<VNI>` and `flannel-v6.<VNI>`.
+fn device_name(family: Family, vni: u32) -> String {
+    match family {
+        Family::V4 => format!("flannel.{vni}"),
+        Family::V6 => format!("flannel-v6.{vni}"),
+    }
 }
 
-fn host(address: Ipv4Addr) -> Ipv4Net {
-    Ipv4Net::from(address)
+/// What VXLAN adds to an IP packet, bytes: 20 (IPv4) or 40 (IPv6) + 8 (UDP) + 8 (VXLAN) + 14 (Ethernet). Flannel
+/// leaves out that IPv6's header is longer.
+fn overhead(family: Family) -> u32 {
+    match family {
+        Family::V4 => 50,
+        Family::V6 => 70,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Backend;
-    use crate::backend::testing::{network, node, view};
+    use crate::backend::testing::{desired, network, node, view};
+    use crate::backend::{Backend, Desired};
 
     fn vxlan() -> Vxlan {
-        Vxlan { options: VxlanOptions { vni: 7, port: 8472, mtu: None }, mac: Mac([0x02, 0, 0, 0, 0, 0x0b]) }
+        let macs = ByFamily { v4: Some(Mac([2, 0, 0, 0, 0, 0x0b])), v6: Some(Mac([2, 0, 0, 0, 6, 0x0b])) };
+        Vxlan { options: VxlanOptions { vni: 7, ..VxlanOptions::default() }, macs }
+    }
+
+    fn rows(leases: &[(&str, &str)]) -> Desired {
+        desired(&Backend::Vxlan(vxlan()), leases)
     }
 
     const PEER: &str = r#"{"PublicIP":"192.0.2.12","BackendType":"vxlan",
         "BackendData":{"VNI":7,"VtepMAC":"02:00:00:00:00:0c"}}"#;
-    const PEER_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x0c]);
+    const DUAL: &str = r#"{"PublicIP":"192.0.2.12","PublicIPv6":"2001:db8::12","BackendType":"vxlan",
+        "BackendData":{"VNI":7,"VtepMAC":"02:00:00:00:00:0c"},
+        "BackendV6Data":{"VNI":7,"VtepMAC":"02:00:00:00:06:0c"}}"#;
+    const MAC: Mac = Mac([2, 0, 0, 0, 0, 0x0c]);
+    const MAC6: Mac = Mac([2, 0, 0, 0, 6, 0x0c]);
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect(text)
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().expect(text)
+    }
 
     #[test]
     fn rows_are_those_that_flannel_would_write() {
-        let backend = Backend::Vxlan(vxlan());
-        let desired = backend.desired(&node(), network(), &view(&[("10.42.7.0-24", PEER)]));
+        let desired = rows(&[("10.42.7.0-24&fd42:0:0:7::-64", DUAL)]);
         let device = &desired.devices["flannel.7"];
         assert_eq!((device.mtu, device.port, device.underlay), (1450, 8472, 7));
-        assert_eq!(device.local, Ipv4Addr::from([192, 0, 2, 11]));
-        assert_eq!(desired.addresses.keys().next(), Some(&"10.42.3.0/32".parse().expect("valid")));
-        let base = Ipv4Addr::from([10, 42, 7, 0]);
-        assert_eq!(desired.neighbours.get(&base), Some(&PEER_MAC));
-        assert_eq!(desired.fdb.get(&PEER_MAC), Some(&Ipv4Addr::from([192, 0, 2, 12])));
-        let route = Route { gateway: base, device: "flannel.7".into(), onlink: true };
-        assert_eq!(desired.routes.get(&"10.42.7.0/24".parse().expect("valid")), Some(&route));
-        assert_eq!(desired.remotes.values().next().expect("one").vtep_mac, PEER_MAC);
+        assert_eq!((device.local, device.learning, device.gbp), (ip("192.0.2.11"), false, false));
+        let device = &desired.devices["flannel-v6.7"];
+        assert_eq!((device.mtu, device.local), (1430, ip("2001:db8::11")));
+        let addresses: Vec<IpNet> = desired.addresses.keys().copied().collect();
+        assert_eq!(addresses, [net("10.42.3.0/32"), net("fd42:0:0:3::/128")]);
+        assert_eq!(desired.neighbours.get(&ip("10.42.7.0")), Some(&MAC));
+        assert_eq!(desired.neighbours.get(&ip("fd42:0:0:7::")), Some(&MAC6));
+        assert_eq!(desired.fdb.get(&(Family::V4, MAC)), Some(&ip("192.0.2.12")));
+        assert_eq!(desired.fdb.get(&(Family::V6, MAC6)), Some(&ip("2001:db8::12")));
+        for (subnet, gateway, device) in
+            [("10.42.7.0/24", "10.42.7.0", "flannel.7"), ("fd42:0:0:7::/64", "fd42:0:0:7::", "flannel-v6.7")]
+        {
+            let route = Route::Via { gateway: ip(gateway), device: device.into(), onlink: true };
+            assert_eq!(desired.routes.get(&net(subnet)), Some(&route));
+        }
+        assert_eq!(desired.remotes.values().next().expect("one").vtep_mac, MAC);
         assert!(desired.rejected.is_empty());
     }
 
     #[test]
+    fn a_peer_of_one_family_is_carried_in_that_one() {
+        let desired = rows(&[("10.42.7.0-24&fd42:0:0:7::-64", PEER)]);
+        assert_eq!((desired.routes.len(), desired.fdb.len(), desired.rejected.len()), (1, 1, 1));
+        let without_data = DUAL.replace("BackendV6Data", "Other");
+        let desired = rows(&[("10.42.7.0-24&fd42:0:0:7::-64", &without_data)]);
+        assert_eq!((desired.routes.len(), desired.fdb.len()), (1, 1));
+        assert!(desired.rejected.values().all(|reason| reason == "it has no BackendV6Data"));
+    }
+
+    #[test]
+    fn a_peer_on_the_link_is_routed_to_where_the_config_wants_it() {
+        let on_link = OnLink::from([(ip("192.0.2.12"), "eth0".to_owned())]);
+        let leases = view(&[("10.42.7.0-24&fd42:0:0:7::-64", DUAL)]);
+        for direct_routing in [false, true] {
+            let options = VxlanOptions { direct_routing, ..vxlan().options };
+            let backend = Backend::Vxlan(Vxlan { options, ..vxlan() });
+            let desired = backend.desired(&node(), &network(), &leases, &on_link);
+            let direct = Route::Via { gateway: ip("192.0.2.12"), device: "eth0".into(), onlink: false };
+            let is_direct = desired.routes.get(&net("10.42.7.0/24")) == Some(&direct);
+            assert_eq!(is_direct, direct_routing);
+            assert_eq!(desired.fdb.contains_key(&(Family::V4, MAC)), !direct_routing);
+            assert!(desired.fdb.contains_key(&(Family::V6, MAC6)), "that address is not on the link");
+        }
+    }
+
+    #[test]
     fn an_mtu_in_the_config_narrows_the_interfaces() {
-        for (config, interface, pods) in
-            [(None, 1500, 1450), (Some(1400), 1500, 1350), (Some(9000), 1500, 1450)]
-        {
-            let options = VxlanOptions { mtu: config, ..vxlan().options };
-            assert_eq!(Vxlan { options, ..vxlan() }.mtu(interface), pods, "{config:?} on {interface}");
+        let table = [
+            (None, 1500, 1450, 1430),
+            (Some(1400), 1500, 1350, 1330),
+            (Some(9000), 1500, 1450, 1430),
+            (None, 9000, 8950, 8930),
+        ];
+        for (config, interface, ipv4, ipv6) in table {
+            let vxlan = Vxlan { options: VxlanOptions { mtu: config, ..vxlan().options }, ..vxlan() };
+            assert_eq!(vxlan.mtu(Family::V4, interface), ipv4, "{config:?} on {interface}");
+            assert_eq!(vxlan.mtu(Family::V6, interface), ipv6, "{config:?} on {interface}");
+            let pods = Backend::Vxlan(vxlan).mtu(&network(), interface);
+            assert_eq!(pods, ipv6, "pods have the narrower of the two");
         }
     }
 
     #[test]
     fn two_leases_of_one_node_are_both_carried() {
-        let view = view(&[("10.42.2.0-24", PEER), ("10.42.50.0-24", PEER)]);
-        let desired = Backend::Vxlan(vxlan()).desired(&node(), network(), &view);
+        let desired = rows(&[("10.42.2.0-24", PEER), ("10.42.50.0-24", PEER)]);
         assert_eq!((desired.routes.len(), desired.fdb.len(), desired.rejected.len()), (2, 1, 0));
     }
 
     #[test]
     fn two_leases_that_start_alike_do_not_mix() {
         let other = PEER.replace("192.0.2.12", "192.0.2.13").replace("0c\"", "0d\"");
-        let view = view(&[("10.42.7.0-24", PEER), ("10.42.7.0-25", &other)]);
-        let desired = Backend::Vxlan(vxlan()).desired(&node(), network(), &view);
+        let desired = rows(&[("10.42.7.0-24", PEER), ("10.42.7.0-25", &other)]);
         assert_eq!((desired.routes.len(), desired.neighbours.len()), (1, 1));
         let reason = desired.rejected.values().next().expect("one is rejected");
         assert!(reason.contains("starts at 10.42.7.0"), "{reason}");
@@ -191,10 +276,25 @@ mod tests {
 
     #[test]
     fn what_is_told_to_peers_has_flannels_bytes() {
-        let text = Backend::Vxlan(vxlan()).attrs([192, 0, 2, 11].into());
+        let backend = Backend::Vxlan(vxlan());
+        let both = node().public_ips;
+        let json = |ips| serde_json::to_string(&backend.attrs(&ips)).expect("plain data");
         assert_eq!(
-            serde_json::to_string(&text).expect("plain data"),
-            r#"{"PublicIP":"192.0.2.11","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":7,"VtepMAC":"02:00:00:00:00:0b"}}"#
+            json(both),
+            concat!(
+                r#"{"PublicIP":"192.0.2.11","PublicIPv6":"2001:db8::11","BackendType":"vxlan","#,
+                r#""BackendData":{"VNI":7,"VtepMAC":"02:00:00:00:00:0b"},"#,
+                r#""BackendV6Data":{"VNI":7,"VtepMAC":"02:00:00:00:06:0b"}}"#
+            )
+        );
+        let ipv4 = Vxlan { macs: ByFamily { v6: None, ..vxlan().macs }, ..vxlan() };
+        let attrs = Backend::Vxlan(ipv4).attrs(&ByFamily { v6: None, ..both });
+        assert_eq!(
+            serde_json::to_string(&attrs).expect("plain data"),
+            concat!(
+                r#"{"PublicIP":"192.0.2.11","PublicIPv6":null,"BackendType":"vxlan","#,
+                r#""BackendData":{"VNI":7,"VtepMAC":"02:00:00:00:00:0b"}}"#
+            )
         );
     }
 
@@ -212,8 +312,7 @@ mod tests {
             let bad = format!(r#"{{"PublicIP":"192.0.2.14","BackendType":"vxlan","BackendData":{data}}}"#);
             let good = r#"{"PublicIP":"192.0.2.13","BackendType":"vxlan",
                 "BackendData":{"VNI":7,"VtepMAC":"02:00:00:00:00:0d"}}"#;
-            let view = view(&[("10.42.5.0-24", good), ("10.42.9.0-24", &bad)]);
-            let desired = Backend::Vxlan(vxlan()).desired(&node(), network(), &view);
+            let desired = rows(&[("10.42.5.0-24", good), ("10.42.9.0-24", &bad)]);
             let reason = desired.rejected.values().next().expect(data);
             assert!(reason.contains(expected), "{data}: {reason}");
             assert_eq!(desired.routes.len(), 1, "the good one stands");

@@ -7,7 +7,6 @@ use aya::Ebpf;
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use ipnet::Ipv4Net;
 use ovl_common::Program;
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
@@ -83,7 +82,7 @@ pub struct Attaching<'a> {
 
 impl AttachmentTable {
     /// No attachments yet. `overlay` is the network's range, whose filters are told from another overlay's by it.
-    pub fn new(handle: Handle, how: TcAttach, overlay: Ipv4Net) -> Self {
+    pub fn new(handle: Handle, how: TcAttach, overlay: &str) -> Self {
         Self { handle, how, filter: filter_handle(overlay), held: BTreeMap::new() }
     }
 
@@ -182,11 +181,13 @@ impl AttachmentTable {
     }
 }
 
-/// A number of its own for every overlay that one is likely to find on one machine: the middle bytes of its range.
-fn filter_handle(overlay: Ipv4Net) -> TcHandle {
-    let [a, b, c, _] = overlay.addr().octets();
-    let minor = u16::from_be_bytes([a ^ c, b]) ^ u16::from(overlay.prefix_len());
-    TcHandle::new(0, minor | 1)
+/// A number of its own for every overlay that one is likely to find on one machine (FNV-1a of its name, folded).
+fn filter_handle(overlay: &str) -> TcHandle {
+    let hash = overlay
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let [a, b, c, d] = hash.to_be_bytes();
+    TcHandle::new(0, u16::from_be_bytes([a ^ c, b ^ d]) | 1)
 }
 
 /// `TC_H_CLSACT` with the minor number of the direction (`linux/pkt_sched.h`).

@@ -1,94 +1,89 @@
-//! Addresses of the overlay device.
+//! Addresses of the overlay devices.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
-use futures_util::TryStreamExt as _;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 
-use super::{absent_is_success, code, describe, index_of, ipv4};
+use super::addresses::node_addresses;
+use super::devices::Devices;
+use super::{absent_is_success, code, describe};
+use crate::family::{ByFamily, Family};
 use crate::table::Table;
 
-/// The addresses of one device that lie inside the overlay's range.
+/// The addresses of the overlay devices that are the overlay's: on IPv4's device those inside its range, on IPv6's all
+/// but link-local ones, as flannel has it.
 #[derive(Debug)]
 pub struct AddressTable {
     handle: Handle,
-    device: String,
-    network: Ipv4Net,
+    devices: Devices,
+    ranges: ByFamily<IpNet>,
 }
 
 impl AddressTable {
-    /// The addresses of `device` inside `network`.
-    pub fn new(handle: Handle, device: String, network: Ipv4Net) -> Self {
-        Self { handle, device, network }
+    /// The addresses of `devices`, in an overlay of these ranges.
+    pub fn new(handle: Handle, devices: ByFamily<String>, ranges: ByFamily<IpNet>) -> Self {
+        Self { handle, devices: Devices::new(devices), ranges }
+    }
+
+    fn is_ours(&self, ifindex: u32, net: &IpNet) -> bool {
+        let family = Family::of_net(net);
+        if self.devices.index(family) != Some(ifindex) {
+            return false;
+        }
+        match net {
+            IpNet::V4(_) => self.ranges.get(family).is_some_and(|range| range.contains(&net.addr())),
+            IpNet::V6(net) => !net.addr().is_unicast_link_local(),
+        }
     }
 }
 
 impl Table for AddressTable {
-    type Key = Ipv4Net;
+    type Key = IpNet;
     type Row = ();
 
     fn name(&self) -> &'static str {
         "address"
     }
 
-    async fn rows(&mut self) -> Result<BTreeMap<Ipv4Net, ()>> {
-        let Some(index) = index_of(&self.handle, &self.device).await? else { return Ok(BTreeMap::new()) };
-        let all = addresses(&self.handle).await?;
-        let ours =
-            all.into_iter().filter(|(ifindex, net)| *ifindex == index && self.network.contains(&net.addr()));
-        Ok(ours.map(|(_, net)| (net, ())).collect())
+    async fn rows(&mut self) -> Result<BTreeMap<IpNet, ()>> {
+        self.devices.look_up(&self.handle).await?;
+        let all = node_addresses(&self.handle).await?;
+        let ours = all.into_iter().filter(|address| self.is_ours(address.ifindex, &address.net));
+        Ok(ours.map(|address| (address.net, ())).collect())
     }
 
-    async fn put(&mut self, net: &Ipv4Net, (): &()) -> Result<()> {
-        let context = || format!("cannot add address {net} to {}", self.device);
-        let index = index_of(&self.handle, &self.device)
-            .await?
-            .with_context(|| format!("{} is gone", self.device))?;
-        match self.handle.address().add(index, net.addr().into(), net.prefix_len()).execute().await {
+    async fn put(&mut self, net: &IpNet, (): &()) -> Result<()> {
+        let family = Family::of_net(net);
+        let context = || format!("cannot add address {net} to {}", self.devices.name(family));
+        let index =
+            self.devices.index(family).with_context(|| self.devices.gone(family)).with_context(context)?;
+        match self.handle.address().add(index, net.addr(), net.prefix_len()).execute().await {
             Err(error) if code(&error) == Some(nix::libc::EEXIST) => Ok(()),
             other => other.map_err(describe).with_context(context),
         }
     }
 
-    async fn delete(&mut self, net: &Ipv4Net) -> Result<()> {
-        let Some(index) = index_of(&self.handle, &self.device).await? else { return Ok(()) };
+    async fn delete(&mut self, net: &IpNet) -> Result<()> {
+        let family = Family::of_net(net);
+        let Some(index) = self.devices.index(family) else { return Ok(()) };
         let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
+        message.header.family = address_family(family);
         message.header.index = index;
         message.header.prefix_len = net.prefix_len();
-        message.attributes.push(AddressAttribute::Local(net.addr().into()));
+        message.attributes.push(AddressAttribute::Local(net.addr()));
         absent_is_success(self.handle.address().del(message).execute().await)
-            .with_context(|| format!("cannot remove address {net} from {}", self.device))
+            .with_context(|| format!("cannot remove address {net} from {}", self.devices.name(family)))
     }
 }
 
-/// Every IPv4 address of this node, with the index of its interface, in the kernel's order.
-pub async fn addresses(handle: &Handle) -> Result<Vec<(u32, Ipv4Net)>> {
-    let messages: Vec<AddressMessage> = handle
-        .address()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(describe)
-        .context("cannot list the addresses")?;
-    Ok(messages.iter().filter_map(address).collect())
-}
-
-fn address(message: &AddressMessage) -> Option<(u32, Ipv4Net)> {
-    // On a point-to-point link `Address` is the peer's; `Local` is ours wherever there is one.
-    let mut local: Option<Ipv4Addr> = None;
-    for attribute in &message.attributes {
-        if let AddressAttribute::Local(address) = attribute {
-            local = ipv4(*address);
-        } else if let AddressAttribute::Address(address) = attribute {
-            local = local.or(ipv4(*address));
-        }
+/// The family as netlink has it.
+pub(super) fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
     }
-    Some((message.header.index, Ipv4Net::new(local?, message.header.prefix_len).ok()?))
 }

@@ -1,7 +1,7 @@
-//! The overlay device's forwarding entries: which node a MAC is behind.
+//! The overlay devices' forwarding entries: which node a MAC is behind.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
@@ -12,56 +12,68 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 
-use super::{absent_is_success, describe, index_of, mac};
+use super::devices::Devices;
+use super::{absent_is_success, describe, mac};
+use crate::family::{ByFamily, Family};
 use crate::table::Table;
 
-/// The forwarding entries of one VXLAN device. It has no others than ours: it does not learn.
+/// The permanent forwarding entries of the VXLAN devices. What a device learned is none of ours.
 #[derive(Debug)]
 pub struct FdbTable {
     handle: Handle,
-    device: String,
+    devices: Devices,
 }
 
 impl FdbTable {
-    /// The entries of `device`.
-    pub fn new(handle: Handle, device: String) -> Self {
-        Self { handle, device }
+    /// The entries of `devices`.
+    pub fn new(handle: Handle, devices: ByFamily<String>) -> Self {
+        Self { handle, devices: Devices::new(devices) }
     }
 }
 
 impl Table for FdbTable {
-    type Key = Mac;
-    type Row = Ipv4Addr;
+    type Key = (Family, Mac);
+    type Row = IpAddr;
 
     fn name(&self) -> &'static str {
         "fdb entry"
     }
 
-    async fn rows(&mut self) -> Result<BTreeMap<Mac, Ipv4Addr>> {
-        let Some(index) = index_of(&self.handle, &self.device).await? else { return Ok(BTreeMap::new()) };
-        let mut request = self.handle.neighbours().get().set_address_family(AddressFamily::Bridge);
-        request.message_mut().header.ifindex = index;
-        let messages: Vec<NeighbourMessage> = request.execute().try_collect().await.map_err(describe)?;
-        // Kernels that ignore the interface in the request list every device.
-        Ok(messages.iter().filter(|message| message.header.ifindex == index).filter_map(row).collect())
+    async fn rows(&mut self) -> Result<BTreeMap<(Family, Mac), IpAddr>> {
+        self.devices.look_up(&self.handle).await?;
+        let mut rows = BTreeMap::new();
+        for family in Family::ALL {
+            let Some(index) = self.devices.index(family) else { continue };
+            let mut request = self.handle.neighbours().get().set_address_family(AddressFamily::Bridge);
+            request.message_mut().header.ifindex = index;
+            let mut messages = request.execute();
+            while let Some(message) = messages.try_next().await.map_err(describe)? {
+                // Kernels that ignore the interface in the request list every device.
+                if message.header.ifindex == index && is_permanent(message.header.state) {
+                    rows.extend(row(&message).map(|(mac, node)| ((family, mac), node)));
+                }
+            }
+        }
+        Ok(rows)
     }
 
-    async fn put(&mut self, mac: &Mac, node: &Ipv4Addr) -> Result<()> {
-        let context = || format!("cannot add fdb entry {mac} dst {node} on {}", self.device);
-        let index = index_of(&self.handle, &self.device).await?.with_context(context)?;
+    async fn put(&mut self, (family, mac): &(Family, Mac), node: &IpAddr) -> Result<()> {
+        let context = || format!("cannot add fdb entry {mac} dst {node} on {}", self.devices.name(*family));
+        let index =
+            self.devices.index(*family).with_context(|| self.devices.gone(*family)).with_context(context)?;
         let request = self
             .handle
             .neighbours()
             .add_bridge(index, &mac.0)
-            .destination(IpAddr::V4(*node))
+            .destination(*node)
             .state(NeighbourState::Permanent)
             .flags(NeighbourFlags::Own)
             .replace();
         request.execute().await.map_err(describe).with_context(context)
     }
 
-    async fn delete(&mut self, mac: &Mac) -> Result<()> {
-        let Some(index) = index_of(&self.handle, &self.device).await? else { return Ok(()) };
+    async fn delete(&mut self, (family, mac): &(Family, Mac)) -> Result<()> {
+        let Some(index) = self.devices.index(*family) else { return Ok(()) };
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Bridge;
         message.header.ifindex = index;
@@ -69,11 +81,16 @@ impl Table for FdbTable {
         message.header.state = NeighbourState::Permanent;
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
         absent_is_success(self.handle.neighbours().del(message).execute().await)
-            .with_context(|| format!("cannot remove fdb entry {mac} on {}", self.device))
+            .with_context(|| format!("cannot remove fdb entry {mac} on {}", self.devices.name(*family)))
     }
 }
 
-fn row(message: &NeighbourMessage) -> Option<(Mac, Ipv4Addr)> {
+/// The state is a set of bits, and other tools set `NUD_NOARP` besides.
+fn is_permanent(state: NeighbourState) -> bool {
+    u16::from(state) & u16::from(NeighbourState::Permanent) != 0
+}
+
+fn row(message: &NeighbourMessage) -> Option<(Mac, IpAddr)> {
     let mut node = None;
     let mut link_layer = None;
     for attribute in &message.attributes {
@@ -87,11 +104,14 @@ fn row(message: &NeighbourMessage) -> Option<(Mac, Ipv4Addr)> {
 }
 
 /// A forwarding entry's message says family "bridge", so its destination arrives as bytes.
-fn destination(address: &NeighbourAddress) -> Option<Ipv4Addr> {
+fn destination(address: &NeighbourAddress) -> Option<IpAddr> {
     if let NeighbourAddress::Inet(v4) = address {
-        Some(*v4)
+        Some(IpAddr::V4(*v4))
+    } else if let NeighbourAddress::Inet6(v6) = address {
+        Some(IpAddr::V6(*v6))
     } else if let NeighbourAddress::Other(bytes) = address {
-        <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from)
+        let v4 = <[u8; 4]>::try_from(bytes.as_slice()).map(IpAddr::from);
+        v4.or_else(|_| <[u8; 16]>::try_from(bytes.as_slice()).map(IpAddr::from)).ok()
     } else {
         None
     }

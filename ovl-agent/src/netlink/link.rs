@@ -1,7 +1,7 @@
 //! The overlay device.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::TryStreamExt as _;
@@ -9,11 +9,12 @@ use ovl_common::Mac;
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use rtnetlink::{Handle, LinkUnspec, LinkVxlan};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 use tracing::info;
 
 use super::{absent_is_success, describe, mac};
 use crate::backend::VxlanDevice;
+use crate::family::ByFamily;
 use crate::table::Table;
 
 /// VXLAN devices that carry our mark, and the one whose name we want, whoever made it.
@@ -22,7 +23,7 @@ pub struct DeviceTable {
     handle: Handle,
     /// The mark: the device's alias.
     alias: String,
-    wanted: Option<String>,
+    wanted: ByFamily<String>,
 }
 
 /// A device as the kernel has it.
@@ -37,13 +38,14 @@ struct Found {
 
 impl DeviceTable {
     /// The devices of the overlay `alias` names; `wanted` is taken over where somebody else made it.
-    pub fn new(handle: Handle, alias: String, wanted: Option<String>) -> Self {
+    pub fn new(handle: Handle, alias: String, wanted: ByFamily<String>) -> Self {
         Self { handle, alias, wanted }
     }
 
     /// The MAC of an existing VXLAN device called `name`, to be kept over a restart: peers have it in their tables.
     pub async fn existing_mac(handle: &Handle, name: &str) -> Result<Option<Mac>> {
-        let table = Self::new(handle.clone(), String::new(), Some(name.to_owned()));
+        let wanted = ByFamily { v4: Some(name.to_owned()), v6: None };
+        let table = Self::new(handle.clone(), String::new(), wanted);
         let found = table.found().await.with_context(|| format!("cannot look for device {name}"))?;
         Ok(found
             .into_iter()
@@ -55,18 +57,17 @@ impl DeviceTable {
     async fn found(&self) -> Result<Vec<Found>> {
         let messages: Vec<LinkMessage> =
             self.handle.link().get().execute().try_collect().await.map_err(describe)?;
+        let is_wanted = |link: &Found| self.wanted.iter().any(|(_, name)| *name == link.name);
         let found = messages.iter().map(found);
-        Ok(found
-            .filter(|link| link.alias == self.alias || Some(&link.name) == self.wanted.as_ref())
-            .collect())
+        Ok(found.filter(|link| link.alias == self.alias || is_wanted(link)).collect())
     }
 
     async fn create(&self, name: &str, device: &VxlanDevice) -> Result<()> {
-        let message = LinkVxlan::new(name, device.vni)
-            .dev(device.underlay)
-            .local(device.local)
-            .port(device.port)
-            .learning(device.learning)
+        let mut message = changeable(name, device).port(device.port);
+        if device.gbp {
+            message = message.gbp();
+        }
+        let message = message
             // Set at creation: systemd's MACAddressPolicy replaces an address that the kernel made up.
             .address(device.mac.0.to_vec())
             .mtu(device.mtu)
@@ -79,12 +80,14 @@ impl DeviceTable {
         // An alias is not taken at creation.
         let message = LinkUnspec::new_with_name(name).alias(self.alias.as_str()).build();
         self.set(name, message).await?;
-        // Router advertisements from the overlay must not configure the node; where IPv6 is off there is no such file.
-        let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
-        if std::fs::write(&path, "0").is_err() {
-            tracing::debug!("{path} cannot be written: IPv6 is off or read-only");
-        }
+        refuse_router_advertisements(name);
         Ok(())
+    }
+
+    async fn recreate(&self, name: &str, have: &Found, device: &VxlanDevice) -> Result<()> {
+        absent_is_success(self.handle.link().del(have.ifindex).execute().await)
+            .with_context(|| format!("cannot remove device {name}"))?;
+        self.create(name, device).await
     }
 
     async fn set(&self, name: &str, message: LinkMessage) -> Result<()> {
@@ -118,22 +121,31 @@ impl Table for DeviceTable {
         let Some(have) = self.found().await?.into_iter().find(|link| &link.name == name) else {
             return self.create(name, want).await;
         };
-        let Some(vxlan) = have.vxlan else {
+        let Some(vxlan) = have.vxlan.clone() else {
             bail!("interface {name} exists and is no VXLAN device; remove it or choose another VNI");
         };
-        if !same_tunnel(&vxlan, want) {
-            info!("device {name} has other tunnel parameters; it is made anew");
-            absent_is_success(self.handle.link().del(have.ifindex).execute().await)
-                .with_context(|| format!("cannot remove device {name}"))?;
-            return self.create(name, want).await;
+        if !same_kind(&vxlan, want) {
+            info!("device {name} is another tunnel; it is made anew with its MAC");
+            return self.recreate(name, &have, want).await;
         }
-        let message = LinkUnspec::new_with_index(have.ifindex)
-            .mtu(want.mtu)
-            .alias(self.alias.as_str())
-            .address(want.mac.0.to_vec())
-            .up()
-            .build();
-        self.set(name, message).await
+        if !same_ends(&vxlan, want) {
+            let message = changeable(name, want).build();
+            if let Err(error) = self.handle.link().change(message).execute().await {
+                info!(
+                    "device {name} cannot be changed ({:#}); it is made anew with its MAC",
+                    describe(error)
+                );
+                return self.recreate(name, &have, want).await;
+            }
+        }
+        refuse_router_advertisements(name);
+        let mut message =
+            LinkUnspec::new_with_index(have.ifindex).mtu(want.mtu).alias(self.alias.as_str()).up();
+        // Setting an address, also to what it is, makes the kernel forget the device's neighbours, permanent ones too.
+        if vxlan.mac != want.mac {
+            message = message.address(want.mac.0.to_vec());
+        }
+        self.set(name, message.build()).await
     }
 
     async fn delete(&mut self, name: &String) -> Result<()> {
@@ -145,11 +157,32 @@ impl Table for DeviceTable {
     }
 }
 
-/// What the kernel can't change on a living device.
-fn same_tunnel(have: &VxlanDevice, want: &VxlanDevice) -> bool {
-    let parameters =
-        |device: &VxlanDevice| (device.vni, device.port, device.local, device.underlay, device.learning);
-    parameters(have) == parameters(want)
+/// What the kernel changes on a living device (`vxlan_changelink`), beside the name and number to know it by.
+fn changeable(name: &str, device: &VxlanDevice) -> LinkMessageBuilder<LinkVxlan> {
+    let message = LinkVxlan::new(name, device.vni).dev(device.underlay).learning(device.learning);
+    match device.local {
+        IpAddr::V4(local) => message.local(local),
+        IpAddr::V6(local) => message.local6(local),
+    }
+}
+
+/// What it does not change.
+fn same_kind(have: &VxlanDevice, want: &VxlanDevice) -> bool {
+    let kind = |device: &VxlanDevice| (device.vni, device.port, device.gbp, device.local.is_ipv4());
+    kind(have) == kind(want)
+}
+
+fn same_ends(have: &VxlanDevice, want: &VxlanDevice) -> bool {
+    let ends = |device: &VxlanDevice| (device.local, device.underlay, device.learning);
+    ends(have) == ends(want)
+}
+
+/// Router advertisements from the overlay must not configure the node; where IPv6 is off there is no such file.
+fn refuse_router_advertisements(device: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{device}/accept_ra");
+    if std::fs::write(&path, "0").is_err() {
+        tracing::debug!("{path} cannot be written: IPv6 is off or read-only");
+    }
 }
 
 fn found(message: &LinkMessage) -> Found {
@@ -189,11 +222,12 @@ fn vxlan(infos: &[LinkInfo]) -> Option<VxlanDevice> {
     let mut device = VxlanDevice {
         vni: 0,
         port: 0,
-        local: Ipv4Addr::UNSPECIFIED,
+        local: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         underlay: 0,
         mtu: 0,
         mac: Mac::default(),
         learning: false,
+        gbp: false,
     };
     let data = infos
         .iter()
@@ -204,7 +238,11 @@ fn vxlan(infos: &[LinkInfo]) -> Option<VxlanDevice> {
         } else if let InfoVxlan::Port(port) = item {
             device.port = *port;
         } else if let InfoVxlan::Local(address) = item {
-            device.local = *address;
+            device.local = IpAddr::V4(*address);
+        } else if let InfoVxlan::Local6(address) = item {
+            device.local = IpAddr::V6(*address);
+        } else if *item == InfoVxlan::Gbp {
+            device.gbp = true;
         } else if let InfoVxlan::Learning(learning) = item {
             device.learning = *learning;
         } else if let InfoVxlan::Link(ifindex) = item {

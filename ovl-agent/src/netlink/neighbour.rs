@@ -1,89 +1,97 @@
-//! Permanent neighbours on the overlay device: which MAC a peer's subnet is behind.
+//! Permanent neighbours on the overlay devices: which MAC a peer's subnet is behind.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
 use ovl_common::Mac;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 
-use super::{absent_is_success, describe, index_of, mac};
+use super::address::address_family;
+use super::devices::Devices;
+use super::{absent_is_success, describe, mac};
+use crate::family::{ByFamily, Family};
 use crate::table::Table;
 
-/// The permanent IPv4 neighbours of one device.
+/// The permanent neighbours of each family's device.
 #[derive(Debug)]
 pub struct NeighbourTable {
     handle: Handle,
-    device: String,
+    devices: Devices,
 }
 
 impl NeighbourTable {
-    /// The neighbours on `device`.
-    pub fn new(handle: Handle, device: String) -> Self {
-        Self { handle, device }
+    /// The neighbours on `devices`.
+    pub fn new(handle: Handle, devices: ByFamily<String>) -> Self {
+        Self { handle, devices: Devices::new(devices) }
     }
 }
 
 impl Table for NeighbourTable {
-    type Key = Ipv4Addr;
+    type Key = IpAddr;
     type Row = Mac;
 
     fn name(&self) -> &'static str {
         "neighbour"
     }
 
-    async fn rows(&mut self) -> Result<BTreeMap<Ipv4Addr, Mac>> {
-        let Some(index) = index_of(&self.handle, &self.device).await? else { return Ok(BTreeMap::new()) };
-        let messages: Vec<NeighbourMessage> = self
-            .handle
-            .neighbours()
-            .get()
-            .set_address_family(AddressFamily::Inet)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(describe)?;
-        let ours = messages.iter().filter(|message| {
-            message.header.ifindex == index && message.header.state == NeighbourState::Permanent
-        });
-        Ok(ours.filter_map(row).collect())
+    async fn rows(&mut self) -> Result<BTreeMap<IpAddr, Mac>> {
+        self.devices.look_up(&self.handle).await?;
+        let mut rows = BTreeMap::new();
+        for family in Family::ALL {
+            let Some(index) = self.devices.index(family) else { continue };
+            let mut request = self.handle.neighbours().get().set_address_family(address_family(family));
+            request.message_mut().header.ifindex = index;
+            let mut messages = request.execute();
+            // One by one: a large cluster's answer is large.
+            while let Some(message) = messages.try_next().await.map_err(describe)? {
+                if message.header.ifindex == index && message.header.state == NeighbourState::Permanent {
+                    rows.extend(row(&message));
+                }
+            }
+        }
+        Ok(rows)
     }
 
-    async fn put(&mut self, address: &Ipv4Addr, mac: &Mac) -> Result<()> {
-        let context = || format!("cannot add neighbour {address} ({mac}) on {}", self.device);
-        let index = index_of(&self.handle, &self.device).await?.with_context(context)?;
+    async fn put(&mut self, address: &IpAddr, mac: &Mac) -> Result<()> {
+        let family = Family::of(*address);
+        let context = || format!("cannot add neighbour {address} ({mac}) on {}", self.devices.name(family));
+        let index =
+            self.devices.index(family).with_context(|| self.devices.gone(family)).with_context(context)?;
         let request = self
             .handle
             .neighbours()
-            .add(index, IpAddr::V4(*address))
+            .add(index, *address)
             .link_layer_address(&mac.0)
             .state(NeighbourState::Permanent)
             .replace();
         request.execute().await.map_err(describe).with_context(context)
     }
 
-    async fn delete(&mut self, address: &Ipv4Addr) -> Result<()> {
-        let Some(index) = index_of(&self.handle, &self.device).await? else { return Ok(()) };
+    async fn delete(&mut self, address: &IpAddr) -> Result<()> {
+        let family = Family::of(*address);
+        let Some(index) = self.devices.index(family) else { return Ok(()) };
         let mut message = NeighbourMessage::default();
-        message.header.family = AddressFamily::Inet;
+        message.header.family = address_family(family);
         message.header.ifindex = index;
-        message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(*address)));
+        message.attributes.push(NeighbourAttribute::Destination((*address).into()));
         absent_is_success(self.handle.neighbours().del(message).execute().await)
-            .with_context(|| format!("cannot remove neighbour {address} on {}", self.device))
+            .with_context(|| format!("cannot remove neighbour {address} on {}", self.devices.name(family)))
     }
 }
 
-fn row(message: &NeighbourMessage) -> Option<(Ipv4Addr, Mac)> {
+fn row(message: &NeighbourMessage) -> Option<(IpAddr, Mac)> {
     let mut address = None;
     let mut link_layer = None;
     for attribute in &message.attributes {
         if let NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) = attribute {
-            address = Some(*v4);
+            address = Some(IpAddr::V4(*v4));
+        } else if let NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) = attribute {
+            address = Some(IpAddr::V6(*v6));
         } else if let NeighbourAttribute::LinkLayerAddress(bytes) = attribute {
             link_layer = Some(mac(bytes));
         }

@@ -1,140 +1,202 @@
 //! Routes to the peers' subnets.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::{absent_is_success, describe, index_of};
+use super::lookup::ip;
+use super::{absent_is_success, code, describe, index_of};
 use crate::backend::Route;
+use crate::family::{ByFamily, Family};
 use crate::table::Table;
 
 /// The mark of our routes: a protocol number that no routing daemon has (`/etc/iproute2/rt_protos`).
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(111);
+pub const PROTOCOL: RouteProtocol = RouteProtocol::Other(111);
+/// Beside the bridge's own route of the same subnet, which must win.
+const BLACKHOLE_METRIC: u32 = u32::MAX - 1;
 
-/// The routes of the main table that carry our mark and lead into the overlay's range.
+/// The routes of the main table that carry our mark and lead into the overlay's ranges.
 #[derive(Debug)]
 pub struct RouteTable {
     handle: Handle,
-    network: Ipv4Net,
+    ranges: ByFamily<IpNet>,
+    /// Index of each interface, and name by index, as of the last listing.
+    names: BTreeMap<u32, String>,
 }
 
 impl RouteTable {
-    /// The routes inside `network`.
-    pub fn new(handle: Handle, network: Ipv4Net) -> Self {
-        Self { handle, network }
+    /// The routes inside `ranges`.
+    pub fn new(handle: Handle, ranges: ByFamily<IpNet>) -> Self {
+        Self { handle, ranges, names: BTreeMap::new() }
+    }
+
+    /// Routes that a flanneld left: they lead to what `is_lease` says is some node's subnet, through a next hop behind
+    /// one of `devices`, and are marked as nobody's, which is how flannel writes them.
+    pub async fn left_by_flannel(
+        &self,
+        is_lease: impl Fn(IpNet) -> bool,
+        devices: &BTreeSet<String>,
+    ) -> Result<Vec<IpNet>> {
+        let mut left = Vec::new();
+        for (family, _) in self.ranges.iter() {
+            for message in main_table(&self.handle, family).await? {
+                if message.header.protocol == RouteProtocol::Boot
+                    && let Some((net, Route::Via { device, .. })) = row(&message, &self.names)
+                    && is_lease(net)
+                    && devices.contains(&device)
+                {
+                    left.push(net);
+                }
+            }
+        }
+        Ok(left)
+    }
+
+    /// Removes a route that flannel left.
+    pub async fn delete_flannels(&self, net: IpNet) -> Result<()> {
+        self.delete_marked(net, RouteProtocol::Boot).await
+    }
+
+    async fn delete_marked(&self, net: IpNet, protocol: RouteProtocol) -> Result<()> {
+        let mut message = builder(net).protocol(protocol).build();
+        // Scope "nowhere" and kind "unspecified" match any; the builder's would not match a blackhole.
+        message.header.scope = RouteScope::NoWhere;
+        message.header.kind = RouteType::Unspec;
+        absent_is_success(self.handle.route().del(message).execute().await)
+            .with_context(|| format!("cannot remove route {net}"))
+    }
+
+    /// Puts a route whose next hop the kernel believes to be elsewhere: IPv6 asks the routes that are there
+    /// (`ip6_route_check_nh_onlink`), and the one to be replaced leads to the next hop, which lies in its range. For this
+    /// moment a route to the next hop alone says where it is; so there is always a route.
+    async fn put_past(&self, message: RouteMessage, gateway: IpAddr, index: u32) -> Result<()> {
+        let hop = builder(IpNet::from(gateway)).output_interface(index).protocol(PROTOCOL).build();
+        self.handle.route().add(hop.clone()).replace().execute().await.map_err(describe)?;
+        let written = self.handle.route().add(message).replace().execute().await.map_err(describe);
+        absent_is_success(self.handle.route().del(hop).execute().await)?;
+        written
+    }
+
+    async fn index(&self, device: &str) -> Result<u32> {
+        let known = self.names.iter().find(|(_, name)| *name == device).map(|(index, _)| *index);
+        match known {
+            Some(index) => Ok(index),
+            None => {
+                index_of(&self.handle, device).await?.with_context(|| format!("there is no device {device}"))
+            }
+        }
     }
 }
 
 impl Table for RouteTable {
-    type Key = Ipv4Net;
+    type Key = IpNet;
     type Row = Route;
 
     fn name(&self) -> &'static str {
         "route"
     }
 
-    async fn rows(&mut self) -> Result<BTreeMap<Ipv4Net, Route>> {
-        let names: BTreeMap<u32, String> = super::interfaces(&self.handle)
-            .await?
-            .into_iter()
-            .map(|(ifindex, interface)| (ifindex, interface.name))
-            .collect();
-        let ours =
-            main_table(&self.handle).await?.into_iter().filter(|message| message.header.protocol == PROTOCOL);
-        Ok(ours
-            .filter_map(|message| row(&message, &names))
-            .filter(|(net, _)| self.network.contains(net))
-            .collect())
+    async fn rows(&mut self) -> Result<BTreeMap<IpNet, Route>> {
+        let interfaces = super::interfaces(&self.handle).await?;
+        self.names = interfaces.into_iter().map(|(ifindex, interface)| (ifindex, interface.name)).collect();
+        let mut rows = BTreeMap::new();
+        for (family, range) in self.ranges.iter() {
+            let mut messages = self.handle.route().get(dump(family)).execute();
+            while let Some(message) =
+                messages.try_next().await.map_err(describe).context("cannot list the routes")?
+            {
+                if is_main(&message) && message.header.protocol == PROTOCOL {
+                    rows.extend(row(&message, &self.names).filter(|(net, _)| range.contains(net)));
+                }
+            }
+        }
+        Ok(rows)
     }
 
-    async fn put(&mut self, net: &Ipv4Net, route: &Route) -> Result<()> {
-        let context = || format!("cannot add route {net} via {} dev {}", route.gateway, route.device);
-        let index = index_of(&self.handle, &route.device).await?.with_context(context)?;
-        let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(net.addr(), net.prefix_len())
-            .gateway(route.gateway)
-            .output_interface(index)
-            .protocol(PROTOCOL)
-            .scope(RouteScope::Universe);
-        if route.onlink {
+    async fn put(&mut self, net: &IpNet, route: &Route) -> Result<()> {
+        let (gateway, device, onlink) = match route {
+            Route::Via { gateway, device, onlink } => (gateway, device, *onlink),
+            Route::Blackhole => {
+                let message = builder(*net).protocol(PROTOCOL).kind(RouteType::BlackHole);
+                let message = message.priority(BLACKHOLE_METRIC).build();
+                let written = self.handle.route().add(message).replace().execute().await.map_err(describe);
+                return written.with_context(|| format!("cannot add blackhole route {net}"));
+            }
+        };
+        let context = || format!("cannot add route {net} via {gateway} dev {device}");
+        let index = self.index(device).await.with_context(context)?;
+        let builder = builder(*net).gateway(*gateway).map_err(anyhow::Error::new).with_context(context)?;
+        let mut builder = builder.output_interface(index).protocol(PROTOCOL).scope(RouteScope::Universe);
+        if onlink {
             builder = builder.onlink();
         }
-        self.handle
-            .route()
-            .add(builder.build())
-            .replace()
-            .execute()
-            .await
-            .map_err(describe)
-            .with_context(context)
+        let message = builder.build();
+        match self.handle.route().add(message.clone()).replace().execute().await {
+            Err(error) if onlink && code(&error) == Some(nix::libc::EINVAL) => {
+                self.put_past(message, *gateway, index).await.with_context(context)
+            }
+            written => written.map_err(describe).with_context(context),
+        }
     }
 
-    async fn delete(&mut self, net: &Ipv4Net) -> Result<()> {
-        let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(net.addr(), net.prefix_len())
-            .protocol(PROTOCOL)
-            .build();
-        // Scope "nowhere" matches any; the builder's "universe" would do as well, but this cannot miss.
-        message.header.scope = RouteScope::NoWhere;
-        absent_is_success(self.handle.route().del(message).execute().await)
-            .with_context(|| format!("cannot remove route {net}"))
+    async fn delete(&mut self, net: &IpNet) -> Result<()> {
+        self.delete_marked(*net, PROTOCOL).await
     }
 }
 
-async fn main_table(handle: &Handle) -> Result<Vec<RouteMessage>> {
-    let request = handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build());
+/// A route to `net`.
+fn builder(net: IpNet) -> RouteMessageBuilder<IpAddr> {
+    // It fails for lengths that an `IpNet` cannot have.
+    RouteMessageBuilder::<IpAddr>::new().destination_prefix(net.addr(), net.prefix_len()).unwrap_or_default()
+}
+
+/// The request for every route of one family.
+fn dump(family: Family) -> RouteMessage {
+    match family {
+        Family::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+        Family::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+    }
+}
+
+fn is_main(message: &RouteMessage) -> bool {
+    message.header.table == RouteHeader::RT_TABLE_MAIN
+}
+
+async fn main_table(handle: &Handle, family: Family) -> Result<Vec<RouteMessage>> {
+    let request = handle.route().get(dump(family));
     let all: Vec<RouteMessage> =
         request.execute().try_collect().await.map_err(describe).context("cannot list the routes")?;
-    Ok(all.into_iter().filter(|message| message.header.table == RouteHeader::RT_TABLE_MAIN).collect())
+    Ok(all.into_iter().filter(is_main).collect())
 }
 
-fn row(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<(Ipv4Net, Route)> {
+fn row(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<(IpNet, Route)> {
     let mut destination = None;
-    let mut gateway = Ipv4Addr::UNSPECIFIED;
+    let mut gateway = None;
     let mut device = String::new();
     for attribute in &message.attributes {
-        if let RouteAttribute::Destination(RouteAddress::Inet(address)) = attribute {
-            destination = Some(*address);
-        } else if let RouteAttribute::Gateway(RouteAddress::Inet(address)) = attribute {
-            gateway = *address;
+        if let RouteAttribute::Destination(address) = attribute {
+            destination = ip(address);
+        } else if let RouteAttribute::Gateway(address) = attribute {
+            gateway = ip(address);
         } else if let RouteAttribute::Oif(index) = attribute {
             device = names.get(index).cloned().unwrap_or_default();
         }
     }
-    let net = Ipv4Net::new(destination?, message.header.destination_prefix_length).ok()?;
-    Some((net, Route { gateway, device, onlink: message.header.flags.contains(RouteFlags::Onlink) }))
-}
-
-/// The interface of the default route, with the lowest metric where there are several.
-pub async fn default_route_interface(handle: &Handle) -> Result<Option<u32>> {
-    let mut best: Option<(u32, u32)> = None;
-    for message in main_table(handle).await? {
-        if message.header.destination_prefix_length != 0 {
-            continue;
-        }
-        let mut metric = 0;
-        let mut interface = None;
-        for attribute in &message.attributes {
-            if let RouteAttribute::Priority(priority) = attribute {
-                metric = *priority;
-            } else if let RouteAttribute::Oif(index) = attribute {
-                interface = Some(*index);
-            } else if let RouteAttribute::MultiPath(hops) = attribute {
-                interface = interface.or(hops.first().map(|hop| hop.interface_index));
-            }
-        }
-        if let Some(interface) = interface
-            && best.is_none_or(|(lowest, _)| metric < lowest)
-        {
-            best = Some((metric, interface));
-        }
+    let net = IpNet::new(destination?, message.header.destination_prefix_length).ok()?;
+    if message.header.kind == RouteType::BlackHole {
+        return Some((net, Route::Blackhole));
     }
-    Ok(best.map(|(_, interface)| interface))
+    let unspecified = match net {
+        IpNet::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpNet::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let onlink = message.header.flags.contains(RouteFlags::Onlink);
+    Some((net, Route::Via { gateway: gateway.unwrap_or(unspecified), device, onlink }))
 }

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use rand::Rng;
 use rand::seq::IteratorRandom as _;
 use tracing::{debug, warn};
 
+use super::taken::Taken;
 use super::{Held, Listed, Rejected, Store, StoreError};
+use crate::family::{ByFamily, Family};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::network::Network;
 
@@ -25,71 +27,76 @@ pub enum Choice<'a> {
     Remove(&'a Listed),
     /// Write over what stands at the subnet that was ours and cannot be read.
     Mend(&'a Rejected, LeaseKey),
-    /// Create a lease of this subnet.
-    Create(Ipv4Net),
-    /// Nothing is free.
-    Full,
+    /// Create this lease.
+    Create(LeaseKey),
+    /// Nothing of this family is free.
+    Full(Family),
 }
 
-/// Chooses, given all leases.
+/// Chooses, given all leases. `previous` is what this node held before.
 pub fn choose<'a>(
     network: &Network,
     leases: &'a [Listed],
     rejected: &'a [Rejected],
     me: &LeaseAttrs,
-    previous: Option<Ipv4Net>,
+    previous: &ByFamily<IpNet>,
     random: &mut impl Rng,
 ) -> Choice<'a> {
-    let ours =
-        |listed: &&Listed| !me.public_ip.is_unspecified() && listed.lease.attrs.public_ip == me.public_ip;
+    let identity = me.identity();
+    let ours = |listed: &&Listed| identity.is_some() && listed.lease.attrs.identity() == identity;
+    // Of several, one that fits: the others only wait for their end.
+    let fitting = |listed: &&Listed| ours(listed) && network.fits(&listed.lease.key);
+    if let Some(listed) = leases.iter().find(fitting) {
+        return Choice::TakeOver(listed);
+    }
     if let Some(listed) = leases.iter().find(ours) {
-        let key = listed.lease.key;
-        let fits = network.fits(key.ipv4) && key.ipv6.is_none();
-        return if fits { Choice::TakeOver(listed) } else { Choice::Remove(listed) };
+        return Choice::Remove(listed);
     }
-    let was_ours =
-        |item: &&Rejected| item.key.is_some_and(|key| Some(key.ipv4) == previous && key.ipv6.is_none());
-    if let Some(item) = rejected.iter().find(was_ours)
-        && let Some(key) = item.key
-        && network.fits(key.ipv4)
-    {
-        return Choice::Mend(item, key);
+    let was_ours = |item: &'a Rejected| {
+        let key = item.key.filter(|key| network.fits(key) && key.subnets() == previous)?;
+        Some(Choice::Mend(item, key))
+    };
+    if let Some(mend) = rejected.iter().find_map(was_ours) {
+        return mend;
     }
-    // An item that cannot be read still names a subnet, which may be somebody's.
-    let taken: Vec<Ipv4Net> = leases
-        .iter()
-        .map(|listed| listed.lease.key.ipv4)
-        .chain(rejected.iter().filter_map(|item| item.key).map(|key| key.ipv4))
-        .collect();
-    let is_free =
-        |subnet: &Ipv4Net| !taken.iter().any(|other| other.contains(subnet) || subnet.contains(other));
-    if let Some(previous) = previous
-        && network.fits(previous)
-        && is_free(&previous)
-    {
-        return Choice::Create(previous);
+    // An item that cannot be read still names subnets, which may be somebody's.
+    let keys =
+        || leases.iter().map(|listed| listed.lease.key).chain(rejected.iter().filter_map(|item| item.key));
+    let mut chosen = ByFamily::default();
+    for (family, pool) in network.pools.iter() {
+        let taken = Taken::new(keys().filter_map(|key| key.subnet(family)));
+        let again =
+            previous.get(family).copied().filter(|subnet| pool.fits(*subnet) && taken.spares(*subnet));
+        let any = || pool.subnets().filter(|subnet| taken.spares(*subnet)).take(CANDIDATES).choose(random);
+        match again.or_else(any) {
+            Some(subnet) => chosen.set(family, Some(subnet)),
+            None => return Choice::Full(family),
+        }
     }
-    let free = network.subnets().filter(is_free).take(CANDIDATES).choose(random);
-    free.map_or(Choice::Full, Choice::Create)
+    LeaseKey::of(chosen).map_or(Choice::Full(Family::V4), Choice::Create)
 }
 
-/// Gets a lease: our own where there is one, else the previous subnet where it is free, else any.
+/// Gets a lease: our own where there is one, else the previous subnets where they are free, else any.
 pub async fn acquire<S: Store, R: Rng>(
     store: &S,
     network: &Network,
     me: &LeaseAttrs,
-    previous: Option<Ipv4Net>,
+    mut previous: ByFamily<IpNet>,
     random: &mut R,
 ) -> Result<Held, StoreError> {
     for _ in 0..TRIES {
         let (leases, rejected) = store.list().await?;
-        let attempt = match choose(network, &leases, &rejected, me, previous, random) {
+        let attempt = match choose(network, &leases, &rejected, me, &previous, random) {
             Choice::TakeOver(listed) => store.take_over(listed, me).await,
             Choice::Remove(listed) => {
                 let key = listed.lease.key;
                 warn!("our lease {key} does not fit the network config any more; taking another");
                 match store.remove(listed).await {
-                    Ok(()) => continue,
+                    Ok(()) => {
+                        // What of it still fits is kept: a family that was added must not cost the other its subnet.
+                        previous = *key.subnets();
+                        continue;
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -99,8 +106,8 @@ pub async fn acquire<S: Store, R: Rng>(
                 let listed = Listed { lease, revision: item.revision, term: item.term };
                 store.take_over(&listed, me).await
             }
-            Choice::Create(ipv4) => store.create(LeaseKey { ipv4, ipv6: None }, me).await,
-            Choice::Full => return Err(full(store, network, &leases)),
+            Choice::Create(key) => store.create(key, me).await,
+            Choice::Full(family) => return Err(full(store, network, family, &leases)),
         };
         match attempt {
             Err(StoreError::Conflict(what)) => {
@@ -117,14 +124,17 @@ pub async fn acquire<S: Store, R: Rng>(
     )))
 }
 
-fn full<S: Store>(store: &S, network: &Network, leases: &[Listed]) -> StoreError {
+fn full<S: Store>(store: &S, network: &Network, family: Family, leases: &[Listed]) -> StoreError {
+    let Some(pool) = network.pools.get(family) else {
+        return StoreError::Refused(format!("the network config has no {family} range"));
+    };
     StoreError::Refused(format!(
         "no free /{} subnet is left in {} ({} to {}): {} leases hold them all; remove one that is stale from {}, or \
-         enlarge Network",
-        network.subnet_len,
-        network.ipv4,
-        network.subnet_min,
-        network.subnet_max,
+         enlarge the range",
+        pool.subnet_len,
+        pool.range,
+        pool.min,
+        pool.max,
         leases.len(),
         store.describe()
     ))
@@ -163,14 +173,14 @@ mod tests {
     }
 
     fn decide(leases: &[Listed], rejected: &[Rejected], me: [u8; 4], previous: Option<&str>) -> String {
-        let previous = previous.map(|net| net.parse().expect("valid"));
+        let previous = ByFamily { v4: previous.map(|net| net.parse().expect("valid")), v6: None };
         let mut random = StdRng::seed_from_u64(1);
-        match choose(&network(), leases, rejected, &attrs(me), previous, &mut random) {
+        match choose(&network(), leases, rejected, &attrs(me), &previous, &mut random) {
             Choice::TakeOver(listed) => format!("take over {}", listed.lease.key),
             Choice::Remove(listed) => format!("remove {}", listed.lease.key),
-            Choice::Create(subnet) => format!("create {subnet}"),
+            Choice::Create(key) => format!("create {key}"),
             Choice::Mend(item, _) => format!("mend {}", item.item),
-            Choice::Full => "full".into(),
+            Choice::Full(family) => format!("full {family}"),
         }
     }
 
@@ -204,14 +214,14 @@ mod tests {
                 "remove 10.9.0.64-27",
             ),
             ("own, outside", vec![listed("10.8.0.64-26", ME)], vec![], ME, None, "remove 10.8.0.64-26"),
-            ("previous", vec![listed(a, other)], vec![], ME, Some("10.9.0.192/26"), "create 10.9.0.192/26"),
+            ("previous", vec![listed(a, other)], vec![], ME, Some("10.9.0.192/26"), "create 10.9.0.192-26"),
             (
                 "previous taken",
                 vec![listed(a, other), listed(c, other)],
                 vec![],
                 ME,
                 Some("10.9.0.192/26"),
-                "create 10.9.0.128/26",
+                "create 10.9.0.128-26",
             ),
             (
                 "previous outside",
@@ -219,7 +229,7 @@ mod tests {
                 vec![],
                 ME,
                 Some("10.8.0.0/26"),
-                "create 10.9.0.192/26",
+                "create 10.9.0.192-26",
             ),
             (
                 "overlapped by a shorter one",
@@ -227,7 +237,7 @@ mod tests {
                 vec![],
                 ME,
                 None,
-                "create 10.9.0.192/26",
+                "create 10.9.0.192-26",
             ),
             (
                 "unreadable is taken",
@@ -235,9 +245,16 @@ mod tests {
                 vec![unreadable(b)],
                 ME,
                 None,
-                "create 10.9.0.192/26",
+                "create 10.9.0.192-26",
             ),
-            ("full", vec![listed(a, other), listed(b, other), listed(c, other)], vec![], ME, None, "full"),
+            (
+                "full",
+                vec![listed(a, other), listed(b, other), listed(c, other)],
+                vec![],
+                ME,
+                None,
+                "full IPv4",
+            ),
         ];
         for (name, leases, rejected, me, previous, expected) in table {
             assert_eq!(decide(&leases, &rejected, me, previous), expected, "{name}");
@@ -251,10 +268,90 @@ mod tests {
         let mut random = StdRng::seed_from_u64(7);
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..100 {
-            if let Choice::Create(subnet) = choose(&network(), &[], &[], &attrs(ME), None, &mut random) {
+            if let Choice::Create(subnet) =
+                choose(&network(), &[], &[], &attrs(ME), &ByFamily::default(), &mut random)
+            {
                 seen.insert(subnet.to_string());
             }
         }
         assert_eq!(seen.len(), 3, "{seen:?}");
+    }
+
+    #[test]
+    fn each_family_is_chosen_for_itself() {
+        let network = Network::parse(
+            r#"{"Network":"10.9.0.0/24","EnableIPv6":true,"IPv6Network":"fc00::/62","Backend":{"Type":"vxlan"}}"#,
+        )
+        .expect("valid");
+        let other = [192, 0, 2, 99];
+        let nets = |v4: &str, v6: &str| ByFamily { v4: v4.parse().ok(), v6: v6.parse().ok() };
+        let table: [(&str, Vec<Listed>, ByFamily<IpNet>, &str); 5] = [
+            (
+                "own without IPv6 is given up",
+                vec![listed("10.9.0.64-26", ME)],
+                ByFamily::default(),
+                "Remove 10.9.0.64-26",
+            ),
+            (
+                "own in both is preferred to own in one",
+                vec![listed("10.9.0.64-26", ME), listed("10.9.0.128-26&fc00:0:0:2::-64", ME)],
+                ByFamily::default(),
+                "TakeOver 10.9.0.128-26&fc00:0:0:2::-64",
+            ),
+            (
+                "the previous IPv4 subnet, and any of IPv6",
+                vec![
+                    listed("10.9.0.128-26&fc00:0:0:1::-64", other),
+                    listed("10.9.0.192-26&fc00:0:0:3::-64", other),
+                ],
+                nets("10.9.0.64/26", ""),
+                "Create 10.9.0.64-26&fc00:0:0:2::-64",
+            ),
+            (
+                "the previous subnet of the family that still has it",
+                vec![listed("10.9.0.64-26&fc00:0:0:1::-64", other), listed("10.9.0.128-26", other)],
+                nets("10.9.0.64/26", "fc00:0:0:3::/64"),
+                "Create 10.9.0.192-26&fc00:0:0:3::-64",
+            ),
+            (
+                "one family is full",
+                (1..4).map(|n| listed(&format!("10.9.0.{}-30&fc00:0:0:{n}::-64", n * 4), other)).collect(),
+                ByFamily::default(),
+                "Full IPv6",
+            ),
+        ];
+        for (name, leases, previous, expected) in table {
+            let mut random = StdRng::seed_from_u64(3);
+            let choice = match choose(&network, &leases, &[], &attrs(ME), &previous, &mut random) {
+                Choice::TakeOver(listed) => format!("TakeOver {}", listed.lease.key),
+                Choice::Remove(listed) => format!("Remove {}", listed.lease.key),
+                Choice::Create(key) => format!("Create {key}"),
+                Choice::Mend(item, _) => format!("Mend {}", item.item),
+                Choice::Full(family) => format!("Full {family}"),
+            };
+            assert_eq!(choice, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn without_ipv4_the_ipv6_address_says_whose_a_lease_is() {
+        let network = Network::parse(
+            r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/62","Backend":{"Type":"vxlan"}}"#,
+        )
+        .expect("valid");
+        let with = |address: &str| LeaseAttrs {
+            public_ipv6: Some(address.parse().expect("valid")),
+            ..attrs([0; 4])
+        };
+        let lease = |key: &str, address: &str| Listed {
+            lease: Lease { key: key.parse().expect(key), attrs: with(address) },
+            revision: 1,
+            term: 1,
+        };
+        let leases = [lease("fc00:0:0:1::-64", "2001:db8::1"), lease("fc00:0:0:2::-64", "2001:db8::2")];
+        let none = ByFamily::default();
+        let mut random = StdRng::seed_from_u64(3);
+        let choice = choose(&network, &leases, &[], &with("2001:db8::2"), &none, &mut random);
+        assert!(matches!(choice, Choice::TakeOver(listed) if listed.lease.key == leases[1].lease.key));
     }
 }

@@ -5,9 +5,10 @@
 //! sees half a value, and of two claimants one wins. A lease is good for [`LEASE_TTL`] from the file's modification
 //! time; an expired one is nobody's.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{Error, ErrorKind, Write as _};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -26,7 +27,7 @@ mod watch;
 pub struct DirStore {
     path: PathBuf,
     /// The lock of our public IP, which the kernel frees whatever way the process ends.
-    identity: Option<File>,
+    identity: RefCell<Option<File>>,
 }
 
 impl DirStore {
@@ -51,7 +52,7 @@ impl DirStore {
         temporary_in(&probe).map_err(|error| refused(&probe, error))?;
         let lock = path.join(".lock");
         lock::open(&lock).map_err(|error| refused(&lock, error))?;
-        Ok(Self { path: path.to_owned(), identity: None })
+        Ok(Self { path: path.to_owned(), identity: RefCell::default() })
     }
 
     fn subnets(&self) -> PathBuf {
@@ -123,12 +124,12 @@ impl Store for DirStore {
         }
     }
 
-    async fn claim_identity(&mut self, public_ip: Ipv4Addr) -> Result<(), StoreError> {
+    async fn claim_identity(&self, public_ip: IpAddr) -> Result<(), StoreError> {
         let path = self.path.join("agents").join(public_ip.to_string());
         let claim = lock::claim(&path).map_err(|error| unavailable(&path, &error))?;
         match claim {
             lock::Claim::Ours(file) => {
-                self.identity = Some(file);
+                self.identity.replace(Some(file));
                 Ok(())
             }
             lock::Claim::Theirs(holder) => Err(StoreError::Refused(format!(
@@ -139,8 +140,8 @@ impl Store for DirStore {
         }
     }
 
-    async fn release(&mut self) {
-        self.identity = None;
+    async fn release(&self) {
+        self.identity.replace(None);
     }
 
     async fn list(&self) -> Result<(Vec<Listed>, Vec<Rejected>), StoreError> {

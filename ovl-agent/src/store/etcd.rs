@@ -1,7 +1,8 @@
 //! etcd as the store: flannel's keys, values and etcd leases (FLANNEL.md section 3), without its habits of writing
 //! over other nodes' leases, of turning reservations into leases and of leaving orphans.
 
-use std::net::Ipv4Addr;
+use std::cell::RefCell;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -39,7 +40,7 @@ const MAX_ANSWER: usize = 64 << 20;
 pub struct EtcdStore {
     endpoints: Arc<Endpoints>,
     keys: Keys,
-    identity: Option<Identity>,
+    identity: RefCell<Option<Identity>>,
     terms: term::Begun,
 }
 
@@ -54,7 +55,7 @@ impl EtcdStore {
         Ok(Self {
             endpoints,
             keys: Keys::new(&options.prefix),
-            identity: None,
+            identity: RefCell::default(),
             terms: term::Begun::default(),
         })
     }
@@ -124,14 +125,19 @@ impl Store for EtcdStore {
         Ok(config.map(|pair| String::from_utf8_lossy(pair.value()).into_owned()))
     }
 
-    async fn claim_identity(&mut self, public_ip: Ipv4Addr) -> Result<(), StoreError> {
+    async fn claim_identity(&self, public_ip: IpAddr) -> Result<(), StoreError> {
         let key = self.keys.agent(public_ip);
-        self.identity = identity::claim(&self.endpoints, key, public_ip).await?;
+        let claimed = identity::claim(&self.endpoints, key, public_ip).await?;
+        let before = self.identity.replace(claimed);
+        if let Some(identity) = before {
+            identity.release().await;
+        }
         Ok(())
     }
 
-    async fn release(&mut self) {
-        if let Some(identity) = self.identity.take() {
+    async fn release(&self) {
+        let identity = self.identity.take();
+        if let Some(identity) = identity {
             identity.release().await;
         }
     }

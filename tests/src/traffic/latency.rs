@@ -32,7 +32,7 @@ pub fn tcp_request_response(client: &Pod, server: &Pod, seconds: u32) -> Result<
         .command("taskset")
         .words(&format!("-c {core} sockperf server --tcp -i {address} -p {PORT}"));
     let mut serving = Background::start_unnamed(&command)?;
-    wait_for_listener(server.netns(), address, PORT, &mut serving)?;
+    wait_for_listener(server.netns(), (address, PORT).into(), &mut serving)?;
 
     let command = client.netns().command("taskset");
     let command =

@@ -1,6 +1,6 @@
 //! ICMP echo.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -13,18 +13,37 @@ use crate::pod::Pod;
 use crate::wait::wait_for;
 
 /// Pings until one answer comes.
-pub fn ping(from: &Netns, to: Ipv4Addr) -> Result<()> {
-    let once = from.command("ping").args(["-n", "-c", "1", "-W", "1", &to.to_string()]);
+pub fn ping(from: &Netns, to: impl Into<IpAddr>) -> Result<()> {
+    ping_with(from, to.into(), &[])
+}
+
+/// Pings with packets of exactly `bytes` with their IP header, which must not be fragmented.
+pub fn ping_packet(from: &Netns, to: impl Into<IpAddr>, bytes: u64) -> Result<()> {
+    const ICMP_HEADER: u64 = 8;
+    let to = to.into();
+    let payload = bytes - ICMP_HEADER - if to.is_ipv4() { 20 } else { 40 };
+    ping_with(from, to, &["-M", "do", "-s", &payload.to_string()])
+}
+
+/// Pings with `payload` bytes that travel in as many fragments as it takes.
+pub fn ping_fragments(from: &Netns, to: impl Into<IpAddr>, payload: u64) -> Result<()> {
+    ping_with(from, to.into(), &["-M", "dont", "-s", &payload.to_string()])
+}
+
+fn ping_with(from: &Netns, to: IpAddr, options: &[&str]) -> Result<()> {
+    let once = from.command("ping").args(["-n", "-c", "1", "-W", "1"]).args(options).arg(to.to_string());
     wait_for(&format!("an answer from {to} to {}", from.name()), START_DEADLINE, || once.run().map(|_| true))
 }
 
-/// Pings every pod from every other one and returns the number of ordered pairs.
+/// Pings every pod from every other one, at all its addresses, and returns the number of ordered pairs.
 pub fn ping_all_pairs(pods: &[Pod]) -> Result<usize> {
     let mut pairs = 0;
     for (from_index, from) in pods.iter().enumerate() {
         for (_, to) in pods.iter().enumerate().filter(|&(to_index, _)| to_index != from_index) {
-            ping(from.netns(), to.address())
-                .with_context(|| format!("pod {} does not reach pod {}", from.label(), to.label()))?;
+            for address in to.addresses() {
+                ping(from.netns(), address)
+                    .with_context(|| format!("pod {} does not reach pod {}", from.label(), to.label()))?;
+            }
             pairs += 1;
         }
     }
@@ -57,7 +76,8 @@ impl PingSummary {
 
 impl PingInBackground {
     /// Starts it and waits for the first answer.
-    pub fn start(from: &Netns, to: Ipv4Addr) -> Result<Self> {
+    pub fn start(from: &Netns, to: impl Into<IpAddr>) -> Result<Self> {
+        let to = to.into();
         let command = from.command("ping").args(["-n", "-D", "-i", "0.01", &to.to_string()]);
         let process = Background::start_unnamed(&command)?;
         wait_for(&format!("the first answer from {to}"), START_DEADLINE, || {

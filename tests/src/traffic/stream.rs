@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::wait_for_listener;
+use super::{Destination, wait_for_listener};
 use crate::background::Background;
 use crate::pod::Pod;
 
@@ -27,13 +27,21 @@ pub struct Stream {
 }
 
 /// Sends from `client` to `server` for some seconds and waits for the result.
-pub fn tcp_stream(client: &Pod, server: &Pod, seconds: u32) -> Result<Stream> {
+pub fn tcp_stream<'pod>(
+    client: &'pod Pod,
+    server: impl Into<Destination<'pod>>,
+    seconds: u32,
+) -> Result<Stream> {
     StreamInBackground::start(client, server, seconds)?.finish()
 }
 
 /// Sends about `bytes` from `client` to `server`: for captures, which should stay small.
-pub fn tcp_transfer(client: &Pod, server: &Pod, bytes: u64) -> Result<Stream> {
-    StreamInBackground::launch(client, server, &format!("-n {bytes}"), 0)?.finish()
+pub fn tcp_transfer<'pod>(
+    client: &'pod Pod,
+    server: impl Into<Destination<'pod>>,
+    bytes: u64,
+) -> Result<Stream> {
+    StreamInBackground::launch(client, server.into(), &format!("-n {bytes}"), 0)?.finish()
 }
 
 /// A stream that runs while something else happens.
@@ -46,15 +54,19 @@ pub struct StreamInBackground {
 
 impl StreamInBackground {
     /// Starts server and client.
-    pub fn start(client: &Pod, server: &Pod, seconds: u32) -> Result<Self> {
-        Self::launch(client, server, &format!("-t {seconds}"), seconds)
+    pub fn start<'pod>(
+        client: &'pod Pod,
+        server: impl Into<Destination<'pod>>,
+        seconds: u32,
+    ) -> Result<Self> {
+        Self::launch(client, server.into(), &format!("-t {seconds}"), seconds)
     }
 
-    fn launch(client: &Pod, server: &Pod, amount: &str, seconds: u32) -> Result<Self> {
-        let address = server.address();
+    fn launch(client: &Pod, server: Destination<'_>, amount: &str, seconds: u32) -> Result<Self> {
+        let Destination { pod: server, address } = server;
         let command = server.netns().command("iperf3").words(&format!("-s -1 -p {PORT} -B {address}"));
         let mut serving = Background::start_unnamed(&command)?;
-        wait_for_listener(server.netns(), address, PORT, &mut serving)?;
+        wait_for_listener(server.netns(), (address, PORT).into(), &mut serving)?;
         let command =
             client.netns().command("iperf3").words(&format!("-c {address} -p {PORT} {amount} -i 0.1 -J"));
         let sending = Background::start_unnamed(&command)?;

@@ -3,11 +3,24 @@
 
 mod attachments;
 mod bad_input;
+mod cleanup;
+mod command_line;
+mod config_change;
+mod direct_routing;
+mod dual_stack;
 mod etcd_life;
 mod fallback;
+mod firewall;
+mod interface;
+mod listing;
+mod masquerade;
+mod node_changes;
 mod odd;
 mod overlay;
 mod reach;
 mod repair;
 mod restart;
+mod rows;
+mod stock_peer;
+mod takeover;
 mod wire;

@@ -1,9 +1,11 @@
 //! Odd but real: VLAN tags, leases that overlap in time, configs that don't fit the machine, records written over.
 
 use std::fs;
+use std::net::IpAddr;
 
 use ovl_tests::agent::Agent;
 use ovl_tests::links;
+use ovl_tests::pod::Pod;
 use ovl_tests::topology::Topology;
 use ovl_tests::traffic;
 use ovl_tests::wait::wait_for;
@@ -21,9 +23,11 @@ fn a_tagged_packet_of_a_pod_stays_with_the_kernel() {
     traffic::ping_all_pairs(&overlay.pods).unwrap();
     let (pod, peer) = (&overlay.pods[0], &overlay.pods[1]);
     // A ping from the pod's own addresses to its peer, in VLAN 5.
-    let mut ip =
-        [&[0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0][..], &pod.address().octets(), &peer.address().octets()]
-            .concat();
+    let octets = |pod: &Pod| match pod.address() {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => panic!("{address} is no IPv4 address"),
+    };
+    let mut ip = [&[0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0][..], &octets(pod), &octets(peer)].concat();
     let sum: u32 = ip.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
     let sum = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
     ip[10..12].copy_from_slice(&(!sum).to_be_bytes());

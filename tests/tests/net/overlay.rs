@@ -17,6 +17,18 @@ pub(crate) const EBPF: &str = "--mode ebpf --strict --fast-path always";
 /// No fast path.
 pub(crate) const KERNEL: &str = "--mode kernel";
 
+/// Both families, one or the other: parts of a network config.
+pub(crate) const DUAL: &str = r#""Network":"10.42.0.0/16","EnableIPv6":true,"IPv6Network":"fd42::/48""#;
+pub(crate) const ONLY_IPV4: &str = r#""Network":"10.42.0.0/16""#;
+pub(crate) const ONLY_IPV6: &str = r#""EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd42::/48""#;
+/// A part of a network config that leaves one subnet of each family: the lease is known beforehand.
+pub(crate) const PINNED: &str = r#""SubnetMin":"10.42.3.0","SubnetMax":"10.42.3.0","IPv6SubnetMin":"fd42:0:0:3::","IPv6SubnetMax":"fd42:0:0:3::""#;
+
+/// A network config of `parts` and the `Backend` object.
+pub(crate) fn config(parts: &[&str], backend: &str) -> String {
+    format!(r#"{{{},"Backend":{backend}}}"#, parts.join(","))
+}
+
 /// How long anything may take that should take milliseconds.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
 
@@ -33,26 +45,50 @@ impl Overlay {
     /// Starts an agent with `args` on every node, on a store of their own, and a pod behind each.
     pub(crate) fn start(topology: Builder, backend: &str, args: &str) -> Result<Self> {
         let mut overlay = Self::without_agents(topology, backend)?;
-        let nodes = overlay.topology.nodes().len();
-        for index in 0..nodes {
-            let mut agent = overlay.start_agent(index, args)?;
-            agent.wait_ready()?;
-            overlay.agents.push(agent);
-        }
-        for (node, agent) in overlay.topology.nodes().iter().zip(&overlay.agents) {
-            agent.wait_for_peers(nodes - 1)?;
-            overlay.pods.push(node.add_pod("a", &agent.subnet()?)?);
-        }
+        overlay.start_agents(args)?;
         Ok(overlay)
     }
 
-    /// The nodes and the store, with the network config in it.
+    /// The same with the whole network config.
+    pub(crate) fn start_with(topology: Builder, config: &str, args: &str) -> Result<Self> {
+        let mut overlay = Self::bare(topology, config)?;
+        overlay.start_agents(args)?;
+        Ok(overlay)
+    }
+
+    /// The nodes and the store, with a network config for this backend in it.
     pub(crate) fn without_agents(topology: Builder, backend: &str) -> Result<Self> {
+        Self::bare(topology, &config(&[ONLY_IPV4], &format!(r#"{{"Type":"{backend}"}}"#)))
+    }
+
+    /// The nodes and the store, with this network config in it.
+    pub(crate) fn bare(topology: Builder, config: &str) -> Result<Self> {
         let topology = topology.build()?;
         let store = DirStore::create(&topology.dir().join("store"))?;
-        store.put("config", &format!(r#"{{"Network":"10.42.0.0/16","Backend":{{"Type":"{backend}"}}}}"#))?;
+        store.put("config", config)?;
         let binary = artifacts::agent_binary()?;
         Ok(Self { pods: Vec::new(), agents: Vec::new(), store, topology, binary })
+    }
+
+    /// Starts an agent on every node, and a pod behind each.
+    pub(crate) fn start_agents(&mut self, args: &str) -> Result<()> {
+        let nodes = self.topology.nodes().len();
+        for index in 0..nodes {
+            let agent = self.start_ready(index, args)?;
+            self.agents.push(agent);
+        }
+        for (node, agent) in self.topology.nodes().iter().zip(&self.agents) {
+            agent.wait_for_peers(nodes - 1)?;
+            self.pods.push(node.add_pod("a", &agent.subnet()?)?);
+        }
+        Ok(())
+    }
+
+    /// Starts an agent on a node and waits until it is ready.
+    pub(crate) fn start_ready(&self, node: usize, args: &str) -> Result<Agent> {
+        let mut agent = self.start_agent(node, args)?;
+        agent.wait_ready()?;
+        Ok(agent)
     }
 
     /// How to start an agent on this overlay's store.

@@ -3,7 +3,6 @@
 use anyhow::Result;
 use ovl_tests::capture::{Capture, Pcap};
 use ovl_tests::kernel_vtep::{KernelVtep, Peer};
-use ovl_tests::links;
 use ovl_tests::pod::Pod;
 use ovl_tests::subnet::SubnetEnv;
 use ovl_tests::topology::{Builder, Topology};
@@ -75,19 +74,14 @@ fn host_gw_packets_travel_bare_with_good_checksums() {
 /// An eBPF node and one set up by hand, with a pod each.
 fn with_stock_peer(topology: Builder) -> Result<(Overlay, Vec<Pod>)> {
     let mut overlay = Overlay::without_agents(topology, "vxlan")?;
-    let stock_subnet = SubnetEnv::by_hand("10.42.0.0/16", [10, 42, 200, 0].into(), 24, 1450);
+    let stock_subnet = SubnetEnv::by_hand("10.42.0.0/16", "10.42.200.0/24", 1450)?;
     let vtep = KernelVtep::create(overlay.node(1), &stock_subnet)?;
-    overlay.store.put("subnets/10.42.200.0-24", &vtep.lease_json())?;
+    overlay.store.put(&stock_subnet.lease_key(), &vtep.lease_json())?;
     let mut agent = overlay.start_agent(0, EBPF)?;
     agent.wait_ready()?;
     agent.wait_for_peers(1)?;
     let subnet = agent.subnet()?;
-    vtep.add_peer(&Peer {
-        base: subnet.base(),
-        prefix_len: 24,
-        vtep_mac: links::mac(overlay.node(0).netns(), "flannel.1")?,
-        public_ip: overlay.node(0).address(),
-    })?;
+    vtep.add_peer(&Peer::of(overlay.node(0), subnet.subnets.first())?)?;
     let pods = vec![overlay.node(0).add_pod("a", &subnet)?, overlay.node(1).add_pod("a", &stock_subnet)?];
     overlay.agents.push(agent);
     Ok((overlay, pods))

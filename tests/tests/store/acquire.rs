@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Barrier;
 
-use ipnet::Ipv4Net;
+use ovl_agent::family::ByFamily;
 use ovl_agent::lease::LeaseKey;
 use ovl_agent::store::{Held, Store, StoreError, acquire};
 
@@ -12,14 +12,14 @@ use crate::fixture::Fixture;
 use crate::values::{ME, OTHER, attrs, key, listed, names, network, value};
 
 async fn take(store: &impl Store, me: Ipv4Addr, previous: Option<&str>) -> Held {
-    let previous: Option<Ipv4Net> = previous.map(|subnet| subnet.parse().unwrap());
+    let previous = ByFamily { v4: previous.map(|subnet| subnet.parse().unwrap()), v6: None };
     acquire(store, &network(20), &attrs(me), previous, &mut rand::rng()).await.unwrap()
 }
 
 pub(crate) async fn a_fresh_node_gets_a_subnet<F: Fixture>(fixture: &mut F) {
     let store = fixture.open().await;
     let held = take(&store, ME, None).await;
-    assert!(network(20).fits(held.lease.key.ipv4), "{held:?}");
+    assert!(network(20).fits(&held.lease.key), "{held:?}");
     assert_eq!(listed(&store, &held.lease.key.to_string()).await.lease, held.lease);
 }
 
@@ -40,7 +40,7 @@ pub(crate) async fn a_node_without_a_lease_gets_its_previous_subnet<F: Fixture>(
     let other = take(&store, OTHER, Some("10.42.7.0/24")).await;
     assert_ne!(other.lease.key, key("10.42.7.0-24"), "it is taken");
     let third = take(&store, Ipv4Addr::new(192, 0, 2, 12), Some("10.43.7.0/24")).await;
-    assert!(network(20).fits(third.lease.key.ipv4), "the previous one was of another network");
+    assert!(network(20).fits(&third.lease.key), "the previous one was of another network");
 }
 
 pub(crate) async fn an_own_lease_that_does_not_fit_is_replaced<F: Fixture>(fixture: &mut F) {
@@ -48,7 +48,7 @@ pub(crate) async fn an_own_lease_that_does_not_fit_is_replaced<F: Fixture>(fixtu
     fixture.put("subnets/10.99.1.0-24", &value(ME));
     fixture.put("subnets/10.42.2.0-25", &value(OTHER));
     let held = take(&store, ME, Some("10.42.2.0/24")).await;
-    assert!(network(20).fits(held.lease.key.ipv4), "{held:?}");
+    assert!(network(20).fits(&held.lease.key), "{held:?}");
     assert_ne!(held.lease.key, key("10.42.2.0-24"), "it overlaps another lease");
     let mut expected = vec!["10.42.2.0-25".to_owned(), held.lease.key.to_string()];
     let mut found = names(&store).await;
@@ -60,7 +60,7 @@ pub(crate) async fn an_own_lease_that_does_not_fit_is_replaced<F: Fixture>(fixtu
 pub(crate) async fn garbage_is_not_given_out<F: Fixture>(fixture: &mut F) {
     let store = fixture.open().await;
     fixture.put("subnets/10.42.1.0-24", "garbage");
-    let held = acquire(&store, &network(2), &attrs(ME), None, &mut rand::rng()).await.unwrap();
+    let held = acquire(&store, &network(2), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
     assert_eq!(held.lease.key, key("10.42.2.0-24"));
 }
 
@@ -69,7 +69,8 @@ pub(crate) async fn without_a_free_subnet_the_error_says_so<F: Fixture>(fixture:
     for third in 1..=3 {
         fixture.put(&format!("subnets/10.42.{third}.0-24"), &value(OTHER));
     }
-    let error = acquire(&store, &network(3), &attrs(ME), None, &mut rand::rng()).await.unwrap_err();
+    let error =
+        acquire(&store, &network(3), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap_err();
     let StoreError::Refused(text) = &error else { panic!("{error:?}") };
     for part in ["no free /24", "10.42.0.0/16", "10.42.1.0", "10.42.3.0", "3 leases", &store.describe()] {
         assert!(text.contains(part), "'{part}' is not in: {text}");

@@ -85,7 +85,7 @@ async fn a_wrong_password_is_refused_at_once() {
 async fn what_a_user_may_not_do_is_named() {
     let etcd = Guarded::start();
     etcd.server.add_user("other", SECRET, "/elsewhere").unwrap();
-    let mut store = EtcdStore::connect(&etcd.options("other", SECRET)).await.unwrap();
+    let store = EtcdStore::connect(&etcd.options("other", SECRET)).await.unwrap();
     let parts = [etcd.server.url(), "permission denied", "user 'other'", "role", "--etcd-prefix"];
     assert_refused(&store.network_config().await.unwrap_err(), &parts);
     assert_refused(&store.list().await.unwrap_err(), &parts);
@@ -93,7 +93,7 @@ async fn what_a_user_may_not_do_is_named() {
     let terms = etcd.server.etcdctl().words("lease list").run().unwrap();
     assert!(terms.contains("found 0 leases"), "{terms}");
     // The guard against a second agent is not worth a node.
-    store.claim_identity(ME).await.unwrap();
+    store.claim_identity(ME.into()).await.unwrap();
     store.release().await;
 }
 
@@ -116,8 +116,8 @@ async fn a_user_is_of_no_effect_until_etcd_asks_for_one() {
 #[tokio::test]
 async fn a_token_that_etcd_forgot_is_bought_again() {
     let mut etcd = Guarded::start();
-    let mut store = etcd.open().await;
-    store.claim_identity(ME).await.unwrap();
+    let store = etcd.open().await;
+    store.claim_identity(ME.into()).await.unwrap();
     let held = store.create(key(A), &attrs(ME)).await.unwrap();
     let store = &store;
     watching(store, async |watcher| {

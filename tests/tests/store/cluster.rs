@@ -27,8 +27,8 @@ async fn members_may_go_one_by_one_but_not_most_of_them() {
     let mut members = Etcd::local_cluster(data.path(), 3).unwrap();
     let urls: Vec<_> = members.iter().map(|member| member.url().to_owned()).collect();
     let urls: Vec<_> = urls.iter().map(String::as_str).collect();
-    let mut store = EtcdStore::connect(&options(&urls)).await.unwrap();
-    store.claim_identity(ME).await.unwrap();
+    let store = EtcdStore::connect(&options(&urls)).await.unwrap();
+    store.claim_identity(ME.into()).await.unwrap();
     let mut held = store.create(key(A), &attrs(ME)).await.unwrap();
     let store = &store;
     watching(store, async |watcher| {

@@ -114,8 +114,8 @@ async fn an_expired_lease_is_free_and_watchers_hear_of_it() {
 #[tokio::test]
 async fn a_claim_that_has_expired_is_made_again() {
     let etcd = RealEtcd::start();
-    let mut store = etcd.open().await;
-    store.claim_identity(ME).await.unwrap();
+    let store = etcd.open().await;
+    store.claim_identity(ME.into()).await.unwrap();
     let claim = format!("{PREFIX}/ovl/agents/{ME}");
     assert!(etcd.server.get(&claim).unwrap().is_some());
     assert!(

@@ -1,5 +1,6 @@
 //! The etcd leases that our keys hang on: exactly one, ours, at all times; none for a reservation.
 
+use ovl_agent::family::ByFamily;
 use ovl_agent::store::{Held, Store as _, StoreError, acquire};
 
 use crate::etcd::{PREFIX, RealEtcd};
@@ -41,7 +42,8 @@ async fn a_start_a_restart_and_renewals_have_one_term_between_them() {
     let etcd = RealEtcd::start();
     for _ in 0..3 {
         let store = etcd.open().await;
-        let mut held = acquire(&store, &network(20), &attrs(ME), None, &mut rand::rng()).await.unwrap();
+        let mut held =
+            acquire(&store, &network(20), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
         etcd.assert_only_term(&held);
         for _ in 0..3 {
             held = store.renew(&held).await.unwrap();
@@ -54,13 +56,14 @@ async fn a_start_a_restart_and_renewals_have_one_term_between_them() {
 async fn a_subnet_that_is_taken_by_force_is_left_to_the_taker() {
     let etcd = RealEtcd::start();
     let store = etcd.open().await;
-    let held = acquire(&store, &network(20), &attrs(ME), None, &mut rand::rng()).await.unwrap();
+    let held =
+        acquire(&store, &network(20), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
     // As flannel renews: without a look at what stands there.
     let theirs = etcd.put_for(86400, &format!("subnets/{}", held.lease.key), &value(OTHER));
     assert!(matches!(store.renew(&held).await, Err(StoreError::Conflict(_))));
     assert_eq!(etcd.terms(), [theirs.as_str()], "ours has lost its key");
-    let previous = held.lease.key.ipv4;
-    let next = acquire(&store, &network(20), &attrs(ME), Some(previous), &mut rand::rng()).await.unwrap();
+    let previous = *held.lease.key.subnets();
+    let next = acquire(&store, &network(20), &attrs(ME), previous, &mut rand::rng()).await.unwrap();
     assert_ne!(next.lease.key, held.lease.key);
     assert_eq!(listed(&store, &held.lease.key.to_string()).await.lease.attrs, attrs(OTHER));
     let mut terms = [theirs, hex(next.term)];
@@ -85,7 +88,8 @@ async fn a_lease_that_is_acquired_again_leaves_no_term_behind() {
     let mut etcd = RealEtcd::start();
     let store = etcd.open().await;
     for _ in 0..2 {
-        let held = acquire(&store, &network(20), &attrs(ME), None, &mut rand::rng()).await.unwrap();
+        let held =
+            acquire(&store, &network(20), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
         etcd.assert_only_term(&held);
         // Noticed by the watch, not by a renewal.
         etcd.delete(&format!("subnets/{}", held.lease.key));
@@ -94,7 +98,8 @@ async fn a_lease_that_is_acquired_again_leaves_no_term_behind() {
     etcd.begin_outage();
     store.renew(&held).await.unwrap_err();
     etcd.end_outage();
-    let held = acquire(&store, &network(20), &attrs(ME), None, &mut rand::rng()).await.unwrap();
+    let held =
+        acquire(&store, &network(20), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
     etcd.assert_only_term(&held);
 }
 
@@ -105,7 +110,8 @@ async fn a_reservation_is_not_touched_by_start_renewal_and_restart() {
     let before = etcd.writes(A);
     for _ in 0..2 {
         let store = etcd.open().await;
-        let held = acquire(&store, &network(20), &attrs(ME), None, &mut rand::rng()).await.unwrap();
+        let held =
+            acquire(&store, &network(20), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
         assert_eq!((held.lease.key, held.term, held.expires), (key(A), 0, None));
         let held = store.renew(&held).await.unwrap();
         assert_eq!((held.term, held.expires), (0, None));
@@ -119,11 +125,12 @@ async fn a_reservation_that_says_otherwise_is_written_once_and_stays_one() {
     let etcd = RealEtcd::start();
     let store = etcd.open().await;
     etcd.put(&format!("subnets/{A}"), &format!(r#"{{"PublicIP":"{ME}"}}"#));
-    let held = acquire(&store, &network(20), &attrs(ME), None, &mut rand::rng()).await.unwrap();
+    let held =
+        acquire(&store, &network(20), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
     assert_eq!((held.lease.key, held.term, held.expires), (key(A), 0, None));
     assert!(etcd.writes(A).contains(r#""Version" : 2"#), "{}", etcd.writes(A));
     store.renew(&held).await.unwrap();
-    acquire(&store, &network(20), &attrs(ME), None, &mut rand::rng()).await.unwrap();
+    acquire(&store, &network(20), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
     assert!(etcd.writes(A).contains(r#""Version" : 2"#), "{}", etcd.writes(A));
     assert!(etcd.terms().is_empty());
     assert_eq!(listed(&store, A).await.lease.attrs, attrs(ME));
@@ -158,7 +165,8 @@ async fn a_term_that_an_operator_made_is_left_to_the_operator() {
     let etcd = RealEtcd::start();
     let store = etcd.open().await;
     let theirs = etcd.put_for(1000, &format!("subnets/{A}"), &value(ME));
-    let held = acquire(&store, &network(20), &attrs(ME), None, &mut rand::rng()).await.unwrap();
+    let held =
+        acquire(&store, &network(20), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
     assert_eq!(held.lease.key, key(A));
     let mut terms = [theirs, hex(held.term)];
     let mut found = etcd.terms();

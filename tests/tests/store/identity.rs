@@ -15,37 +15,37 @@ use crate::values::{ME, OTHER};
 const ADDRESS: &str = "OVL_TEST_STORE";
 
 pub(crate) async fn a_second_claimant_is_refused_by_name<F: Fixture>(fixture: &mut F) {
-    let (mut one, mut two) = (fixture.open().await, fixture.open().await);
-    one.claim_identity(ME).await.unwrap();
-    let error = two.claim_identity(ME).await.unwrap_err();
+    let (one, two) = (fixture.open().await, fixture.open().await);
+    one.claim_identity(ME.into()).await.unwrap();
+    let error = two.claim_identity(ME.into()).await.unwrap_err();
     let StoreError::Refused(text) = &error else { panic!("{error:?}") };
     for part in [&ME.to_string(), &format!("pid {}", std::process::id()), "--public-ip"] {
         assert!(text.contains(part), "'{part}' is not in: {text}");
     }
-    two.claim_identity(OTHER).await.unwrap();
+    two.claim_identity(OTHER.into()).await.unwrap();
     assert!(one.list().await.unwrap().0.is_empty() && one.list().await.unwrap().1.is_empty());
 }
 
 pub(crate) async fn a_released_claim_is_free<F: Fixture>(fixture: &mut F) {
-    let (mut one, mut two) = (fixture.open().await, fixture.open().await);
-    one.claim_identity(ME).await.unwrap();
+    let (one, two) = (fixture.open().await, fixture.open().await);
+    one.claim_identity(ME.into()).await.unwrap();
     one.release().await;
     one.release().await;
-    two.claim_identity(ME).await.unwrap();
-    one.claim_identity(ME).await.unwrap_err();
+    two.claim_identity(ME.into()).await.unwrap();
+    one.claim_identity(ME.into()).await.unwrap_err();
 }
 
 pub(crate) async fn a_dead_claimant_is_replaced_at_once<F: Fixture>(fixture: &mut F) {
     let mut claimant = claimant_process(&fixture.address());
     let pid = format!("pid {}", claimant.id());
-    let mut store = fixture.open().await;
-    let error = store.claim_identity(ME).await.unwrap_err().to_string();
+    let store = fixture.open().await;
+    let error = store.claim_identity(ME.into()).await.unwrap_err().to_string();
     assert!(error.contains(&pid), "'{pid}' is not in: {error}");
     // A supervisor may start the next one before it has waited for the last one, which is a zombie until then.
     claimant.kill().unwrap();
     let mut stdout = BufReader::new(claimant.stdout.take().unwrap());
     std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
-    store.claim_identity(ME).await.unwrap();
+    store.claim_identity(ME.into()).await.unwrap();
     claimant.wait().unwrap();
 }
 
@@ -77,8 +77,8 @@ async fn claimant() {
     claim_until_killed(EtcdStore::connect(&options_at(&address)).await.unwrap()).await;
 }
 
-async fn claim_until_killed(mut store: impl Store) {
-    store.claim_identity(ME).await.unwrap();
+async fn claim_until_killed(store: impl Store) {
+    store.claim_identity(ME.into()).await.unwrap();
     println!("claimed");
     // Ends with the test at the latest, whose end of the pipe closes.
     let mut line = String::new();

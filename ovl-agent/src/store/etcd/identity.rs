@@ -1,6 +1,6 @@
 //! The claim on a public IP: a key that lasts 30 s unless it is kept alive.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ enum Outcome {
 pub(super) async fn claim(
     endpoints: &Arc<Endpoints>,
     key: String,
-    public_ip: Ipv4Addr,
+    public_ip: IpAddr,
 ) -> Result<Option<Identity>, StoreError> {
     let claim = Claim { endpoints: Arc::clone(endpoints), key, me: Holder::this_process() };
     let term = match claim.insist(public_ip).await {
@@ -90,7 +90,7 @@ impl Drop for Identity {
 
 impl Claim {
     /// Claims the key; from a dead process, too.
-    async fn insist(&self, public_ip: Ipv4Addr) -> Result<Result<i64, StoreError>, Failure> {
+    async fn insist(&self, public_ip: IpAddr) -> Result<Result<i64, StoreError>, Failure> {
         let mut unchanged = is_absent(&self.key);
         for _ in 0..TRIES {
             let (holder, revision) = match self.attempt(unchanged).await? {
@@ -107,7 +107,7 @@ impl Claim {
         Ok(Err(StoreError::Conflict(self.key.clone())))
     }
 
-    fn refused(&self, public_ip: Ipv4Addr, holder: Option<&Holder>) -> StoreError {
+    fn refused(&self, public_ip: IpAddr, holder: Option<&Holder>) -> StoreError {
         let who = holder.map_or_else(
             || format!("whoever wrote {}", self.key),
             |holder| format!("the ovl-agent with pid {} on host {}", holder.pid, holder.host.escape_debug()),

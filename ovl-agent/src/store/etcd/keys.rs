@@ -1,6 +1,6 @@
 //! Flannel's key schema (FLANNEL.md 3.1), and one key of ours beside it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use etcd_client::KeyValue;
 
@@ -47,7 +47,7 @@ impl Keys {
     }
 
     /// Who uses a public IP. Outside `subnets/`, where flannel would take it for a broken lease.
-    pub(super) fn agent(&self, public_ip: Ipv4Addr) -> String {
+    pub(super) fn agent(&self, public_ip: IpAddr) -> String {
         self.join(&format!("ovl/agents/{public_ip}"))
     }
 

@@ -1,6 +1,6 @@
 //! Terms: etcd's own leases, which the keys of ours hang on.
 
-use std::sync::{Mutex, PoisonError};
+use std::cell::RefCell;
 use std::time::Duration;
 
 use etcd_client::{Error, LeaseTimeToLiveOptions};
@@ -66,20 +66,16 @@ pub(super) async fn discard(endpoints: &Endpoints, term: i64, length: Duration) 
 
 /// The terms that we began and that may not be over: whatever became of our key, none but the last is wanted.
 #[derive(Debug, Default)]
-pub(super) struct Begun(Mutex<Vec<i64>>);
+pub(super) struct Begun(RefCell<Vec<i64>>);
 
 impl Begun {
     /// Ends all earlier ones that can be ended, and this one too where it is `in_vain`.
     pub(super) async fn add(&self, term: i64, in_vain: bool, endpoints: &Endpoints, length: Duration) {
-        let earlier = {
-            let mut begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let earlier = begun.clone();
-            begun.push(term);
-            earlier
-        };
+        let earlier = self.0.borrow().clone();
+        self.0.borrow_mut().push(term);
         for term in earlier.into_iter().chain(in_vain.then_some(term)) {
             if discard(endpoints, term, length).await {
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|begun| *begun != term);
+                self.0.borrow_mut().retain(|begun| *begun != term);
             }
         }
     }

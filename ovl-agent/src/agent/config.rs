@@ -1,0 +1,73 @@
+//! The network config while the agent runs.
+
+use tracing::{error, info, warn};
+
+use super::Agent;
+use crate::backend::Backend;
+use crate::network::{BackendConfig, Change, Network};
+use crate::store::{Store, StoreError};
+
+/// The config's text as the store has it now.
+pub(super) type ConfigText = Result<Option<String>, StoreError>;
+
+impl Agent {
+    /// Reads the config again, until the store answers.
+    pub(super) async fn reread<S: Store>(store: &S) -> ConfigText {
+        loop {
+            match store.network_config().await {
+                Err(StoreError::Unavailable(_)) => tokio::time::sleep(crate::startup::RETRY).await,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Takes a changed config in as far as that is possible while running, and returns whether there is something to do.
+    pub(super) fn take_config(&mut self, text: ConfigText) -> bool {
+        let text = match text {
+            Ok(Some(text)) => text,
+            Ok(None) => return self.keep_config("it was deleted; write it again".to_owned()),
+            Err(error) => return self.keep_config(error.to_string()),
+        };
+        let network = match Network::parse(&text) {
+            Ok(network) => network,
+            Err(error) => return self.keep_config(format!("{error:#}")),
+        };
+        match Change::between(&self.network, &network) {
+            Change::None => {
+                if self.config_problem.take().is_some() {
+                    info!("the network config is again the one that is in force");
+                }
+                false
+            }
+            Change::Restart(fields) => {
+                let fields = fields.join(", ");
+                self.keep_config(format!(
+                    "{fields} changed: restart ovl-agent on every node to have it applied"
+                ))
+            }
+            Change::Live(fields) => {
+                info!("the network config changed: {} applied", fields.join(", "));
+                self.config_problem = None;
+                if let (Backend::Vxlan(vxlan), BackendConfig::Vxlan(options)) =
+                    (&mut self.backend, &network.backend)
+                {
+                    vxlan.options = options.clone();
+                }
+                self.network = network;
+                if let Err(error) = self.backend.check(&self.node.underlay, &self.node.public_ips) {
+                    error!("{error:#}");
+                }
+                true
+            }
+        }
+    }
+
+    fn keep_config(&mut self, problem: String) -> bool {
+        warn!(
+            "the network config in {} is not applied, the one before stays in force: {problem}",
+            self.store_name
+        );
+        self.config_problem = Some(problem);
+        false
+    }
+}

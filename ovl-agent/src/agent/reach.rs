@@ -1,0 +1,45 @@
+//! Which peers are on the same link: what DirectRouting goes by.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use anyhow::Result;
+use rtnetlink::Handle;
+
+use crate::backend::OnLink;
+use crate::netlink::{Interface, lookup};
+
+/// The kernel's answers, kept until somebody else's route, an address or a link changes.
+#[derive(Debug, Default)]
+pub(super) struct Reach {
+    answers: BTreeMap<IpAddr, Option<String>>,
+}
+
+impl Reach {
+    /// Forgets all answers.
+    pub(super) fn doubt(&mut self) {
+        self.answers.clear();
+    }
+
+    /// The peers on the same link and the interface each is behind. `overlay` are devices that lead to no link.
+    ///
+    /// Flannel's rule: the kernel has one way there, and it has no gateway.
+    pub(super) async fn on_link(
+        &mut self,
+        handle: &Handle,
+        peers: BTreeSet<IpAddr>,
+        interfaces: &BTreeMap<u32, Interface>,
+        overlay: &BTreeSet<String>,
+    ) -> Result<OnLink> {
+        self.answers.retain(|peer, _| peers.contains(peer));
+        for peer in peers {
+            if self.answers.contains_key(&peer) {
+                continue;
+            }
+            let hop = lookup(handle, peer).await?.filter(|hop| hop.single && hop.gateway.is_none());
+            let device = hop.and_then(|hop| interfaces.get(&hop.ifindex)).map(|device| device.name.clone());
+            self.answers.insert(peer, device.filter(|name| name != "lo" && !overlay.contains(name)));
+        }
+        Ok(self.answers.iter().filter_map(|(peer, device)| Some((*peer, device.clone()?))).collect())
+    }
+}

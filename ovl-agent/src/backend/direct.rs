@@ -1,0 +1,19 @@
+//! Rows of a peer that is reached without a tunnel: one route, with the peer itself as next hop.
+
+use std::net::IpAddr;
+
+use bytemuck::Zeroable as _;
+use ipnet::IpNet;
+use ovl_common::{Remote, Travel};
+
+use super::{Desired, Route, bpf_prefix};
+
+/// Routes `subnet` through `public_ip`, which is on the link of `device`.
+pub(super) fn peer_rows(subnet: IpNet, public_ip: IpAddr, device: &str, desired: &mut Desired) {
+    let route = Route::Via { gateway: public_ip, device: device.to_owned(), onlink: false };
+    desired.routes.insert(subnet, route);
+    if let (Some(prefix), IpAddr::V4(node)) = (bpf_prefix(subnet), public_ip) {
+        let remote = Remote { node: node.into(), travel: Travel::Direct as u16, ..Remote::zeroed() };
+        desired.remotes.insert(prefix, remote);
+    }
+}

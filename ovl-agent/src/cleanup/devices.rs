@@ -1,0 +1,158 @@
+//! Devices of overlays.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result};
+use futures_util::TryStreamExt as _;
+use ipnet::IpNet;
+use rtnetlink::Handle;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+
+use super::kernel::{absent_is_success, describe};
+use super::{Leftover, Removal};
+
+/// What of a device tells whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Device {
+    ifindex: u32,
+    name: String,
+    alias: String,
+    kind: Option<InfoKind>,
+}
+
+impl Device {
+    /// Whether it is to go.
+    fn is_leftover(&self, flannel: bool) -> bool {
+        self.is_ours() || (flannel && self.is_flannels())
+    }
+
+    /// A VXLAN device with the alias that `DeviceTable` sets: `ovl` and the network.
+    fn is_ours(&self) -> bool {
+        let network = self.alias.strip_prefix("ovl ").map(str::parse::<IpNet>);
+        self.kind == Some(InfoKind::Vxlan) && matches!(network, Some(Ok(_)))
+    }
+
+    /// A device with a name that flanneld gives, and of the kind that it makes (FLANNEL.md 5).
+    fn is_flannels(&self) -> bool {
+        let number = |prefix| {
+            let digits = self.name.strip_prefix(prefix);
+            digits.is_some_and(|digits: &str| {
+                !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+            })
+        };
+        let kind = if number("flannel.") || number("flannel-v6.") {
+            InfoKind::Vxlan
+        } else if number("flannel") {
+            InfoKind::Tun
+        } else if self.name == "flannel.ipip" {
+            InfoKind::IpIp
+        } else if self.name == "flannel-wg" || self.name == "flannel-wg-v6" {
+            InfoKind::Wireguard
+        } else {
+            return false;
+        };
+        self.kind == Some(kind)
+    }
+}
+
+/// All devices of the namespace, and which of them are to go.
+#[derive(Debug)]
+pub(super) struct Devices {
+    names: BTreeMap<u32, String>,
+    leftovers: Vec<Device>,
+}
+
+impl Devices {
+    /// The device's name, or its number where it is new.
+    pub(super) fn name(&self, ifindex: u32) -> String {
+        self.names.get(&ifindex).cloned().unwrap_or_else(|| format!("#{ifindex}"))
+    }
+
+    /// Those that are to go.
+    pub(super) fn going(&self) -> BTreeSet<u32> {
+        self.leftovers.iter().map(|device| device.ifindex).collect()
+    }
+
+    /// Those that are to go. What hangs on them goes along: addresses, routes, neighbours, forwarding entries.
+    pub(super) fn leftovers(self) -> Vec<Leftover> {
+        let leftovers = self.leftovers.into_iter().map(|device| Leftover {
+            what: format!("device {} and what hangs on it", device.name),
+            how: Removal::Device(device.ifindex),
+        });
+        leftovers.collect()
+    }
+}
+
+pub(super) async fn find(handle: &Handle, flannel: bool) -> Result<Devices> {
+    let messages: Vec<LinkMessage> = handle
+        .link()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(describe)
+        .context("cannot list the devices")?;
+    let devices: Vec<Device> = messages.iter().map(device).collect();
+    let names = devices.iter().map(|device| (device.ifindex, device.name.clone())).collect();
+    let leftovers = devices.into_iter().filter(|device| device.is_leftover(flannel)).collect();
+    Ok(Devices { names, leftovers })
+}
+
+pub(super) async fn remove(handle: &Handle, ifindex: u32) -> Result<()> {
+    absent_is_success(handle.link().del(ifindex).execute().await)
+}
+
+fn device(message: &LinkMessage) -> Device {
+    let mut device =
+        Device { ifindex: message.header.index, name: String::new(), alias: String::new(), kind: None };
+    for attribute in &message.attributes {
+        if let LinkAttribute::IfName(name) = attribute {
+            device.name.clone_from(name);
+        } else if let LinkAttribute::IfAlias(alias) = attribute {
+            device.alias.clone_from(alias);
+        } else if let LinkAttribute::LinkInfo(infos) = attribute {
+            device.kind = infos
+                .iter()
+                .find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind.clone()) } else { None });
+        }
+    }
+    device
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_known_by_kind_and_alias_or_name() {
+        use InfoKind::{Dummy, IpIp, Tun, Vxlan, Wireguard};
+        // Ours, and flannel's.
+        let table = [
+            ("flannel.1", "ovl 10.42.0.0/16", Vxlan, true, true),
+            ("flannel-v6.1", "ovl fd42::/48", Vxlan, true, true),
+            ("renamed", "ovl 10.42.0.0/16", Vxlan, true, false),
+            ("flannel.1", "", Vxlan, false, true),
+            ("flannel.4096", "somebody's", Vxlan, false, true),
+            ("flannel-v6.7", "", Vxlan, false, true),
+            ("flannel.ipip", "", IpIp, false, true),
+            ("flannel0", "", Tun, false, true),
+            ("flannel-wg", "", Wireguard, false, true),
+            ("flannel-wg-v6", "", Wireguard, false, true),
+            // Others.
+            ("flannel.1", "ovl 10.42.0.0/16", Dummy, false, false),
+            ("dummy", "ovl 10.42.0.0/16", Dummy, false, false),
+            ("vxlan5", "ovl", Vxlan, false, false),
+            ("vxlan5", "ovl cluster", Vxlan, false, false),
+            ("flannel.", "", Vxlan, false, false),
+            ("flannel.1x", "", Vxlan, false, false),
+            ("flannel0", "", Vxlan, false, false),
+            ("flannel", "", Tun, false, false),
+            ("flannel-wg1", "", Wireguard, false, false),
+            ("cni0", "", InfoKind::Bridge, false, false),
+        ];
+        for (name, alias, kind, ours, flannels) in table {
+            let device = Device { ifindex: 1, name: name.into(), alias: alias.into(), kind: Some(kind) };
+            assert_eq!((device.is_ours(), device.is_flannels()), (ours, flannels), "{device:?}");
+        }
+    }
+}

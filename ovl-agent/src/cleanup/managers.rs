@@ -1,0 +1,86 @@
+//! Who still manages an overlay in this network namespace.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+/// The start of the names that running agents hold (`instance.rs`), as `/proc/net/unix` shows them.
+const CLAIM: &str = "@ovl-agent/";
+
+/// A phrase for each of them. flanneld is found only where its process can be seen: not from inside a container with
+/// process ids of its own.
+pub(super) fn managers() -> Result<Vec<String>> {
+    let sockets = fs::read_to_string("/proc/net/unix").context("cannot read /proc/net/unix")?;
+    let claims = claims(&sockets);
+    let mut managers = Vec::new();
+    if !claims.is_empty() {
+        let claims = claims.into_iter().collect::<Vec<_>>().join(", ");
+        managers.push(format!("an ovl-agent manages {claims}"));
+    }
+    managers.extend(flannelds(Path::new("/proc"))?.map(|pid| format!("flanneld runs (process {pid})")));
+    Ok(managers)
+}
+
+/// The claimed names in the kernel's list of sockets: the eighth column, where there is one.
+fn claims(sockets: &str) -> BTreeSet<&str> {
+    let names = sockets.lines().filter_map(|line| line.split_whitespace().nth(7));
+    names.filter_map(|name| name.strip_prefix(CLAIM)).collect()
+}
+
+/// The processes called flanneld in our network namespace.
+fn flannelds(proc: &Path) -> Result<impl Iterator<Item = u32>> {
+    let namespace = |process: &str| fs::read_link(proc.join(process).join("ns/net"));
+    let ours = namespace("self").context("cannot tell our own network namespace")?;
+    let own = std::process::id();
+    let entries = fs::read_dir(proc).context("cannot list the processes")?;
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let found: Vec<u32> = pids
+        .filter(|pid| {
+            let named = fs::read_to_string(proc.join(format!("{pid}/comm")))
+                .is_ok_and(|name| name.trim_end() == "flanneld");
+            // A process that ended meanwhile, or that we may not look at, is in no namespace of ours.
+            *pid != own && named && namespace(&pid.to_string()).is_ok_and(|theirs| theirs == ours)
+        })
+        .collect();
+    Ok(found.into_iter())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn claims_are_read_from_the_kernels_list() {
+        let sockets = "\
+Num       RefCount Protocol Flags    Type St Inode Path
+ffff88810a: 00000002 00000000 00010000 0001 01 40001 @ovl-agent/flannel.1
+ffff88810b: 00000002 00000000 00010000 0001 01 40002 @ovl-agent/10.42.0.0/16
+ffff88810c: 00000003 00000000 00000000 0001 03 40003
+ffff88810d: 00000002 00000000 00010000 0001 01 40004 /run/ovl-agent/agent.sock
+ffff88810e: 00000002 00000000 00010000 0001 01 40005 @other/ovl-agent/x
+";
+        assert_eq!(claims(sockets).into_iter().collect::<Vec<_>>(), ["10.42.0.0/16", "flannel.1"]);
+        assert!(claims("").is_empty());
+    }
+
+    #[test]
+    fn a_flanneld_of_this_namespace_is_found() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let process = |name: &str, comm: &str, namespace: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.join("ns")).expect("created");
+            fs::write(path.join("comm"), format!("{comm}\n")).expect("written");
+            symlink(namespace, path.join("ns/net")).expect("linked");
+        };
+        process("self", "ovl-agent", "net:[1]");
+        process("100", "flanneld", "net:[1]");
+        process("200", "flanneld", "net:[2]");
+        process("300", "flanneldd", "net:[1]");
+        process("not-a-process", "flanneld", "net:[1]");
+        assert_eq!(flannelds(folder.path()).expect("listed").collect::<Vec<_>>(), [100]);
+    }
+}

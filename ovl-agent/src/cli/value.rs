@@ -1,0 +1,90 @@
+//! What flags can be set to.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+
+/// A flag that may be left empty, which is the same as not giving it: unit files have `--public-ip=${PUBLIC_IP}`.
+/// Under its own name, `Option` means something else to clap.
+pub(super) type Maybe<T> = Option<T>;
+
+/// Parses what is not empty.
+pub(super) fn unless_empty<T: FromStr>(text: &str) -> Result<Maybe<T>, T::Err> {
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
+}
+
+/// Who moves the packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// eBPF where it works, else the kernel's own devices.
+    Auto,
+    /// eBPF; where it does not work, a warning and the kernel's own devices.
+    Ebpf,
+    /// The kernel's own devices only.
+    Kernel,
+}
+
+/// When packets may take the fast path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FastPath {
+    /// Never; the programs only count.
+    Off,
+    /// Whenever sender and receiver are known.
+    Always,
+}
+
+impl FastPath {
+    /// The name of the option's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Always => "always",
+        }
+    }
+}
+
+/// A store other than etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreArg {
+    /// A directory.
+    Dir(PathBuf),
+}
+
+impl FromStr for StoreArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("dir", path)) if path.starts_with('/') => Ok(Self::Dir(path.into())),
+            Some(("dir", _)) => Err("the path after dir: must be absolute".to_owned()),
+            _ => Err("expected dir:PATH, such as dir:/var/lib/ovl".to_owned()),
+        }
+    }
+}
+
+/// A password. It is printed by nothing but [`Secret::reveal`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The password itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Secret {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}

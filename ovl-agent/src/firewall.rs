@@ -1,0 +1,203 @@
+//! The node's firewall rules: masquerading for what leaves the overlay, and leave to forward what belongs to it.
+//!
+//! A level, not events: [`Firewall::ensure`] looks at what stands and mends what is wrong with it, in one transaction
+//! per table, so that packets see the old rules or the new ones and never none. Where nothing changed since the last
+//! look, the kernel says so in a few system calls and no process is started.
+
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use crate::family::{ByFamily, Family};
+use crate::instance::Instance;
+
+mod command;
+mod generation;
+mod iptables;
+mod legacy;
+mod nftables;
+mod remove;
+mod rules;
+mod seen;
+mod tag;
+
+pub use remove::remove_all;
+
+use iptables::Iptables;
+use nftables::Nftables;
+use seen::Seen;
+use tag::tag;
+
+/// How often one `ensure` begins anew because what it wrote is not what stands.
+const ROUNDS: usize = 4;
+
+/// Who keeps the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// iptables and ip6tables, in the variant that the host uses.
+    Iptables,
+    /// A table of our own in nftables: `EnableNFTables` in the network config.
+    Nftables,
+}
+
+/// The ranges of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The whole overlay's.
+    pub network: IpNet,
+    /// This node's, inside it.
+    pub subnet: IpNet,
+}
+
+/// How to masquerade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Masquerade {
+    /// Whether source ports are chosen at random, which avoids races between connections. Where the tools are too old
+    /// for it, they are not.
+    pub random_fully: bool,
+}
+
+/// What should stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Who keeps it. Nothing of ours or of flannel's is left with the other.
+    pub mode: Mode,
+    /// The families there are rules for.
+    pub ranges: ByFamily<Range>,
+    /// `--ip-masq`: what leaves the overlay gets this node's address.
+    pub masquerade: Option<Masquerade>,
+    /// `--iptables-forward-rules`: what belongs to the overlay is let through.
+    pub forward: bool,
+}
+
+impl Wanted {
+    fn nothing() -> Self {
+        Self { mode: Mode::Iptables, ranges: ByFamily::default(), masquerade: None, forward: false }
+    }
+
+    fn any_rules(&self) -> bool {
+        !self.ranges.is_empty() && (self.masquerade.is_some() || self.forward)
+    }
+}
+
+/// What a call did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What was wrong and is not any more, one phrase per table: `IPv4 nat (nft): FLANNEL-POSTRTG was missing`.
+    pub changes: Vec<String>,
+    /// Whether the rules had stood as wanted before, and somebody else changed them.
+    pub drift: bool,
+    /// What could not be done, one sentence each. The next call tries again.
+    pub errors: Vec<String>,
+}
+
+/// The rules of one overlay in this network namespace.
+#[derive(Debug)]
+pub struct Firewall {
+    tag: String,
+    /// Tells `cleanup` that these rules are in use.
+    _alive: Option<Instance>,
+    iptables: Iptables,
+    nftables: Nftables,
+    /// What stood at the last look without fault.
+    stood: Option<Wanted>,
+    /// What the kernel said before that look.
+    seen: Option<Seen>,
+}
+
+impl Firewall {
+    /// `overlay` tells two overlays in one network namespace apart, and stays the same when this one's network
+    /// changes: the name of its device, or what there is instead. It ends up in names, shortened where needed.
+    pub fn new(overlay: &str) -> Self {
+        let tag = tag(overlay);
+        Self {
+            _alive: claim(&tag),
+            tag,
+            iptables: Iptables::default(),
+            nftables: Nftables::default(),
+            stood: None,
+            seen: None,
+        }
+    }
+
+    /// Looks at the rules and mends them. Cheap where nothing changed since the last call.
+    pub async fn ensure(&mut self, wanted: &Wanted) -> Outcome {
+        let mut outcome = Outcome::default();
+        let known = self.stood.as_ref() == Some(wanted);
+        for _ in 0..ROUNDS {
+            // Before the look: what changes during it is seen the next time.
+            let seen = match Seen::now(wanted.mode) {
+                Ok(seen) => seen,
+                Err(error) => {
+                    outcome.errors.push(format!("{error:#}"));
+                    return outcome;
+                }
+            };
+            if known && self.seen == Some(seen) {
+                return outcome;
+            }
+            let changes = outcome.changes.len();
+            self.mend(wanted, known, &mut outcome).await;
+            outcome.drift = known && !outcome.changes.is_empty();
+            if !outcome.errors.is_empty() {
+                self.seen = None;
+                return outcome;
+            }
+            if outcome.changes.len() == changes {
+                self.seen = Some(seen);
+                self.stood = Some(wanted.clone());
+                return outcome;
+            }
+        }
+        self.seen = None;
+        outcome.errors.push(format!(
+            "somebody else changes the firewall rules while they are written, {ROUNDS} times in a row: {}",
+            outcome.changes.last().map_or("", String::as_str)
+        ));
+        outcome
+    }
+
+    /// `known`: the rules stood as wanted before, so that only they can be wrong.
+    async fn mend(&mut self, wanted: &Wanted, known: bool, outcome: &mut Outcome) {
+        // First the new rules, then the old.
+        match wanted.mode {
+            Mode::Iptables => {
+                self.iptables.mend(&self.tag, wanted, !known, outcome).await;
+                if !known && outcome.errors.is_empty() {
+                    self.nftables.retire(&self.tag, outcome).await;
+                }
+            }
+            Mode::Nftables => {
+                self.nftables.mend(&self.tag, wanted, outcome).await;
+                if !known && outcome.errors.is_empty() {
+                    self.iptables.retire(&self.tag, outcome).await;
+                }
+            }
+        }
+    }
+}
+
+/// What says that an overlay's rules are in use; `None`: somebody else said so.
+fn claim(tag: &str) -> Option<Instance> {
+    Instance::claim(&format!("the firewall rules of {tag}")).ok()
+}
+
+/// What to tell the operator where bridged packets don't pass the rules. flannel refuses to start then, which is wrong
+/// where there is no bridge, and in containers that can't see the setting.
+pub fn bridge_warning(wanted: &Wanted) -> Option<String> {
+    if wanted.mode == Mode::Nftables {
+        return None;
+    }
+    let ignored = wanted.ranges.iter().find_map(|(family, _)| {
+        let name = match family {
+            Family::V4 => "bridge-nf-call-iptables",
+            Family::V6 => "bridge-nf-call-ip6tables",
+        };
+        let value = std::fs::read_to_string(Path::new("/proc/sys/net/bridge").join(name));
+        value.map_or(true, |value| value.trim() == "0").then_some(name)
+    })?;
+    Some(format!(
+        "net.bridge.{ignored} is not 1: pods don't reach services that are backed by a pod of their own node; \
+         load br_netfilter (modprobe br_netfilter) and set it, or set EnableNFTables in the network config"
+    ))
+}

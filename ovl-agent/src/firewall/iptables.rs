@@ -1,0 +1,188 @@
+//! The rules in iptables' tables.
+
+use std::collections::BTreeMap;
+
+use tracing::info;
+
+use super::command::Failure;
+use super::{Outcome, Wanted, claim, legacy};
+use crate::family::{ByFamily, Family};
+
+mod names;
+mod plan;
+mod save;
+mod tools;
+mod variant;
+
+use names::Names;
+use plan::{Part, plan};
+use tools::{Tool, Tools, Variant, plain_name};
+use variant::{Census, choose};
+
+/// What the agent knows of iptables on this host.
+#[derive(Debug, Default)]
+pub(super) struct Iptables {
+    names: Option<Names>,
+    tools: ByFamily<Tools>,
+    variant: Option<Variant>,
+}
+
+/// The rules of one family in one variant.
+struct Look {
+    family: Family,
+    variant: Variant,
+    tool: Tool,
+    save: String,
+}
+
+impl Look {
+    fn tables(&self) -> BTreeMap<&str, save::Table<'_>> {
+        save::parse(&self.save)
+    }
+}
+
+impl Iptables {
+    /// Looks at the rules once, and mends what is wrong with those of the overlay `tag`. Looks at all families where
+    /// `thorough`, otherwise at those that are wanted.
+    pub(super) async fn mend(&mut self, tag: &str, wanted: &Wanted, thorough: bool, outcome: &mut Outcome) {
+        let needed = |family| wanted.any_rules() && wanted.ranges.get(family).is_some();
+        let families = Family::ALL.into_iter().filter(|family| thorough || needed(*family));
+        let mut looks = Vec::new();
+        for family in families {
+            match self.look(family).await {
+                Ok(found) => looks.extend(found),
+                Err(error) if needed(family) => outcome.errors.push(error),
+                Err(_) => {}
+            }
+        }
+        let names = self.names.get_or_insert_with(|| {
+            let tables: Vec<_> = looks.iter().flat_map(|look| look.tables().into_values()).collect();
+            Names::decide(tag, tables.iter())
+        });
+        let tag = names.tag(tag);
+        let variant = self.choose(&looks);
+
+        let errors = outcome.errors.len();
+        for look in looks.iter().filter(|look| look.variant == variant) {
+            let range = wanted.ranges.get(look.family);
+            look.mend(&names::parts(tag, wanted, range, look.tool.knows_random_fully()), outcome).await;
+        }
+        for (family, _) in wanted.ranges.iter().filter(|(family, _)| needed(*family)) {
+            let mut of_family = looks.iter().filter(|look| look.family == family).peekable();
+            if of_family.peek().is_some() && of_family.all(|look| look.variant != variant) {
+                let name = plain_name(family);
+                outcome.errors.push(format!(
+                    "this host's rules are in iptables' {variant} variant, but {name} has only the other; install {name}-{variant}"
+                ));
+            }
+        }
+        // First the new, then the old.
+        if outcome.errors.len() == errors {
+            for look in looks.iter().filter(|look| look.variant != variant) {
+                look.mend(&names::absent(tag), outcome).await;
+            }
+        }
+    }
+
+    /// Removes what there is of the overlay `tag` and of flannel: the rules are elsewhere now. Programs that are not
+    /// installed left nothing.
+    pub(super) async fn retire(&mut self, tag: &str, outcome: &mut Outcome) {
+        *self = Self { tools: std::mem::take(&mut self.tools), ..Self::default() };
+        let flannels = names::claim_flannels();
+        for family in Family::ALL {
+            for look in self.look(family).await.unwrap_or_default() {
+                look.mend(&names::absent(Some(tag)), outcome).await;
+                if flannels.is_some() {
+                    look.mend(&names::absent(None), outcome).await;
+                }
+            }
+        }
+    }
+
+    /// Removes the chains that agents made which do not run any more; with `flannel` also those flanneld made.
+    pub(super) async fn remove(&mut self, flannel: bool, outcome: &mut Outcome) {
+        let flannels = names::claim_flannels();
+        for family in Family::ALL {
+            for look in self.look(family).await.unwrap_or_default() {
+                let tables = look.tables();
+                let chains = tables.values().flat_map(save::Table::chains).map(|(chain, _)| chain);
+                let mut tags: Vec<&str> = chains.filter_map(names::tag_of).collect();
+                tags.sort_unstable();
+                tags.dedup();
+                for tag in tags.into_iter().filter(|tag| claim(tag).is_some()) {
+                    look.mend(&names::absent(Some(tag)), outcome).await;
+                }
+                let marked = tables.values().any(|table| table.chain(plan::MARKER).is_some());
+                if flannels.is_some() && (flannel || marked) {
+                    look.mend(&names::absent(None), outcome).await;
+                }
+            }
+        }
+    }
+
+    /// The family's rules in the variants that work here.
+    async fn look(&mut self, family: Family) -> Result<Vec<Look>, String> {
+        if self.tools.get(family).is_none_or(|tools| *tools == Tools::default()) {
+            self.tools.set(family, Some(Tools::find(family).await));
+        }
+        let mut looks = Vec::new();
+        let mut refusals = Vec::new();
+        for variant in Variant::ALL {
+            let Some(tool) = self.tools.get(family).and_then(|tools| tools.get(variant)) else { continue };
+            let save = match variant {
+                // Asking would load the module.
+                Variant::Legacy if legacy::tables(family).is_empty() => Ok(String::new()),
+                Variant::Nft | Variant::Legacy => tool.save().await,
+            };
+            match save {
+                Ok(save) => looks.push(Look { family, variant, tool: tool.clone(), save }),
+                Err(Failure::Missing(why) | Failure::Refused(why)) => refusals.push(why),
+            }
+        }
+        match (looks.is_empty(), refusals.is_empty()) {
+            (false, _) => Ok(looks),
+            (true, false) => Err(format!("cannot read the {family} rules: {}", refusals.join("; "))),
+            (true, true) => Err(format!(
+                "the {family} rules need {}, which is not installed: install iptables, or set EnableNFTables in \
+                 the network config",
+                plain_name(family)
+            )),
+        }
+    }
+
+    fn choose(&mut self, looks: &[Look]) -> Variant {
+        let census = |variant| {
+            let mut census = Census::default();
+            looks.iter().filter(|look| look.variant == variant).for_each(|look| census.count(&look.tables()));
+            census
+        };
+        let has = |variant| looks.iter().any(|look| look.variant == variant);
+        let default = self.tools.iter().find_map(|(_, tools)| tools.default).unwrap_or(Variant::Nft);
+        let variant = match (has(Variant::Nft), has(Variant::Legacy)) {
+            (true, false) => Variant::Nft,
+            (false, true) => Variant::Legacy,
+            _ => choose(self.variant, default, census(Variant::Nft), census(Variant::Legacy)),
+        };
+        if self.variant != Some(variant) && !looks.is_empty() {
+            info!("firewall rules go where the host's are: iptables in its {variant} variant");
+            self.variant = Some(variant);
+        }
+        variant
+    }
+}
+
+impl Look {
+    /// Makes the tables hold `parts`.
+    async fn mend(&self, parts: &[Part], outcome: &mut Outcome) {
+        let tables = self.tables();
+        let empty = save::Table::default();
+        for part in parts {
+            let Some(plan) = plan(tables.get(part.table).unwrap_or(&empty), part) else { continue };
+            let place = format!("{} {} ({})", self.family, part.table, self.variant);
+            match self.tool.restore(&plan.restore).await {
+                Ok(()) => outcome.changes.push(format!("{place}: {}", plan.reasons.join(", "))),
+                Err(error) => outcome.errors.push(format!("cannot write the rules of {place}: {error}")),
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The rules in a table of our own.
+//!
+//! One table for both families (`inet`, whose nat chains came with Linux 5.2): one transaction, one thing to look at.
+//! flannel's tables of a flanneld that ran before go in the same transaction.
+
+use std::fmt::Write as _;
+
+use super::command::run;
+use super::rules::{self, Rule};
+use super::{Outcome, Wanted, generation};
+
+/// flannel's tables.
+pub(super) const FLANNELS: [&str; 2] = ["ip flannel-ipv4", "ip6 flannel-ipv6"];
+
+/// What the agent knows of its table.
+#[derive(Debug, Default)]
+pub(super) struct Nftables {
+    /// What was written last, and how `nft` prints that when nobody else changed it: the print differs between
+    /// versions, so it is learned rather than foretold.
+    written: Option<(String, String)>,
+    /// Whether this host's `nft` or kernel refuses `fully-random`.
+    plain: bool,
+}
+
+/// The name of the table of the overlay `tag`.
+pub(super) fn table(tag: &str) -> String {
+    format!("inet ovl-{tag}")
+}
+
+impl Nftables {
+    /// Looks at the table once, and writes it anew where it is not as it was written.
+    pub(super) async fn mend(&mut self, tag: &str, wanted: &Wanted, outcome: &mut Outcome) {
+        let table = table(tag);
+        let script = render(&table, wanted, !self.plain);
+        let standing = list(&table).await;
+        let reason = match (&self.written, &standing) {
+            (Some((written, printed)), Some(standing)) if *written == script => {
+                if printed == standing {
+                    return;
+                }
+                "had been changed"
+            }
+            (_, None) if !wanted.any_rules() => return,
+            (_, None) => "was missing",
+            (_, Some(_)) => "was of another time",
+        };
+        self.written = None;
+        match self.write(&table, wanted).await {
+            Ok(()) => outcome.changes.push(format!("table {table} {reason}")),
+            Err(error) => outcome.errors.push(format!("cannot write table {table}: {error}")),
+        }
+    }
+
+    async fn write(&mut self, table: &str, wanted: &Wanted) -> anyhow::Result<()> {
+        let before = generation::now()?;
+        let script = render(table, wanted, !self.plain);
+        let mut written = run("nft", &["-f", "-"], &script).await.map(|_| script);
+        let plain = render(table, wanted, false);
+        if written.is_err() && !self.plain && plain != render(table, wanted, true) {
+            // Whether fully-random is to blame shows in whether it works without.
+            let without = run("nft", &["-f", "-"], &plain).await;
+            if without.is_ok() {
+                self.plain = true;
+                written = Ok(plain);
+            }
+        }
+        let written = written?;
+        // Nothing but our own transaction came between: what stands is what was written.
+        if let Some(printed) = list(table).await
+            && generation::now()? == before.map(|before| before.wrapping_add(1))
+        {
+            self.written = Some((written, printed));
+        }
+        Ok(())
+    }
+
+    /// Removes the table of the overlay `tag` and flannel's: the rules are elsewhere now. Without `nft` there are none.
+    pub(super) async fn retire(&mut self, tag: &str, outcome: &mut Outcome) {
+        self.written = None;
+        let table = table(tag);
+        let ours = |name: &str| name == table || FLANNELS.contains(&name);
+        remove(ours, outcome).await;
+    }
+}
+
+/// Removes the tables whose name (with the family) is `unwanted`, in one transaction.
+pub(super) async fn remove(unwanted: impl Fn(&str) -> bool, outcome: &mut Outcome) {
+    let Ok(tables) = run("nft", &["list", "tables"], "").await else { return };
+    let names = tables.lines().filter_map(|line| line.trim().strip_prefix("table "));
+    let names: Vec<&str> = names.filter(|name| unwanted(name)).collect();
+    if names.is_empty() {
+        return;
+    }
+    let script: Vec<String> = names.iter().map(|name| format!("delete table {name}")).collect();
+    match run("nft", &["-f", "-"], &script.join("\n")).await {
+        Ok(_) => outcome.changes.extend(names.iter().map(|name| format!("table {name} was not wanted"))),
+        Err(error) => outcome.errors.push(format!("cannot remove the tables {}: {error}", names.join(", "))),
+    }
+}
+
+/// The table as `nft` prints it, where there is one.
+async fn list(table: &str) -> Option<String> {
+    let arguments: Vec<&str> = ["list", "table"].into_iter().chain(table.split(' ')).collect();
+    run("nft", &arguments, "").await.ok()
+}
+
+/// One transaction that leaves exactly what is wanted, whatever stood before.
+fn render(table: &str, wanted: &Wanted, random_fully: bool) -> String {
+    let mut script = String::new();
+    for table in [table].iter().chain(&FLANNELS) {
+        // Deleting what is not there is an error, adding what is there is none.
+        _ = writeln!(script, "add table {table}\ndelete table {table}");
+    }
+    if !wanted.any_rules() {
+        return script;
+    }
+    _ = writeln!(script, "table {table} {{");
+    if let Some(masquerade) = wanted.masquerade {
+        let rules = of_all_families(wanted, rules::masquerade);
+        let random_fully = random_fully && masquerade.random_fully;
+        chain(&mut script, "postrtg", "type nat hook postrouting priority 100", &rules, random_fully);
+    }
+    if wanted.forward {
+        let rules = of_all_families(wanted, rules::forward);
+        chain(&mut script, "forward", "type filter hook forward priority 0", &rules, random_fully);
+    }
+    script.push_str("}\n");
+    script
+}
+
+fn of_all_families(wanted: &Wanted, rules: fn(&super::Range) -> Vec<Rule>) -> Vec<Rule> {
+    let mut all: Vec<Rule> = Vec::new();
+    for rule in wanted.ranges.iter().flat_map(|(_, range)| rules(range)) {
+        // The mark is the same for both.
+        if !all.contains(&rule) {
+            all.push(rule);
+        }
+    }
+    all
+}
+
+fn chain(script: &mut String, name: &str, hook: &str, rules: &[Rule], random_fully: bool) {
+    _ = writeln!(script, "\tchain {name} {{\n\t\t{hook}; policy accept;");
+    for rule in rules {
+        _ = writeln!(script, "\t\t{}", rule.nft(random_fully));
+    }
+    script.push_str("\t}\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::family::ByFamily;
+    use crate::firewall::{Masquerade, Mode, Range};
+
+    fn range(network: &str, subnet: &str) -> Range {
+        Range { network: network.parse().expect("a network"), subnet: subnet.parse().expect("a subnet") }
+    }
+
+    #[test]
+    fn one_transaction_brings_ours_and_takes_flannels() {
+        let wanted = Wanted {
+            mode: Mode::Nftables,
+            ranges: ByFamily {
+                v4: Some(range("10.42.0.0/16", "10.42.7.0/24")),
+                v6: Some(range("fd77::/48", "fd77:0:0:5::/64")),
+            },
+            masquerade: Some(Masquerade { random_fully: true }),
+            forward: true,
+        };
+        assert_eq!(
+            render("inet ovl-x", &wanted, true),
+            "\
+add table inet ovl-x
+delete table inet ovl-x
+add table ip flannel-ipv4
+delete table ip flannel-ipv4
+add table ip6 flannel-ipv6
+delete table ip6 flannel-ipv6
+table inet ovl-x {
+\tchain postrtg {
+\t\ttype nat hook postrouting priority 100; policy accept;
+\t\tmeta mark & 0x4000 == 0x4000 return
+\t\tip saddr 10.42.7.0/24 ip daddr 10.42.0.0/16 return
+\t\tip saddr 10.42.0.0/16 ip daddr 10.42.7.0/24 return
+\t\tip saddr != 10.42.0.0/16 ip daddr 10.42.7.0/24 return
+\t\tip saddr 10.42.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
+\t\tip saddr != 10.42.0.0/16 ip daddr 10.42.0.0/16 masquerade fully-random
+\t\tip6 saddr fd77:0:0:5::/64 ip6 daddr fd77::/48 return
+\t\tip6 saddr fd77::/48 ip6 daddr fd77:0:0:5::/64 return
+\t\tip6 saddr != fd77::/48 ip6 daddr fd77:0:0:5::/64 return
+\t\tip6 saddr fd77::/48 ip6 daddr != ff00::/8 masquerade fully-random
+\t\tip6 saddr != fd77::/48 ip6 daddr fd77::/48 masquerade fully-random
+\t}
+\tchain forward {
+\t\ttype filter hook forward priority 0; policy accept;
+\t\tip saddr 10.42.0.0/16 accept
+\t\tip daddr 10.42.0.0/16 accept
+\t\tip6 saddr fd77::/48 accept
+\t\tip6 daddr fd77::/48 accept
+\t}
+}
+"
+        );
+        let forward_only = render("inet ovl-x", &Wanted { masquerade: None, ..wanted.clone() }, true);
+        assert!(
+            !forward_only.contains("postrtg") && forward_only.contains("chain forward"),
+            "{forward_only}"
+        );
+        let plain = Wanted { masquerade: Some(Masquerade { random_fully: false }), ..wanted.clone() };
+        assert!(!render("inet ovl-x", &plain, true).contains("fully-random"));
+        assert!(!render("inet ovl-x", &wanted, false).contains("fully-random"));
+        assert!(!render("inet ovl-x", &Wanted::nothing(), true).contains('{'));
+    }
+}

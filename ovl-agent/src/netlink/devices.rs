@@ -1,0 +1,45 @@
+//! The overlay devices by name and index.
+
+use anyhow::Result;
+use rtnetlink::Handle;
+
+use super::index_of;
+use crate::family::{ByFamily, Family};
+
+/// The overlay device of each family. Indexes are as of the last look, which is once per listing: a device that was
+/// replaced since makes the next write fail, and the next pass look again.
+#[derive(Debug)]
+pub(super) struct Devices {
+    names: ByFamily<String>,
+    indexes: ByFamily<u32>,
+}
+
+impl Devices {
+    pub(super) fn new(names: ByFamily<String>) -> Self {
+        Self { names, indexes: ByFamily::default() }
+    }
+
+    /// Looks the indexes up.
+    pub(super) async fn look_up(&mut self, handle: &Handle) -> Result<()> {
+        self.indexes = ByFamily::default();
+        for (family, name) in self.names.iter() {
+            self.indexes.set(family, index_of(handle, name).await?);
+        }
+        Ok(())
+    }
+
+    /// The device's index, where there is one.
+    pub(super) fn index(&self, family: Family) -> Option<u32> {
+        self.indexes.get(family).copied()
+    }
+
+    /// Its name, for a person.
+    pub(super) fn name(&self, family: Family) -> &str {
+        self.names.get(family).map_or("the overlay device", String::as_str)
+    }
+
+    /// What to say where it is not there.
+    pub(super) fn gone(&self, family: Family) -> String {
+        format!("there is no device {}", self.name(family))
+    }
+}
