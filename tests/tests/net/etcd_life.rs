@@ -145,3 +145,33 @@ fn a_lease_that_is_lost_is_taken_again_and_said_so() {
     agents[1].wait_for_peers(2).unwrap();
     assert_eq!(terms(&etcd), (3, 2));
 }
+
+#[test]
+fn a_password_opens_etcd_and_is_in_no_log() {
+    const SECRET: &str = "open-sesame";
+    let topology = Topology::builder("password").nodes(1).switch().build().unwrap();
+    let mut etcd = etcd(&topology, r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    etcd.add_user("flannel", SECRET, PREFIX).unwrap();
+    etcd.enable_auth("root-password").unwrap();
+    let options = |password: &str| {
+        let store = Store::Etcd(etcd.url().to_owned());
+        AgentOptions::new(artifacts::agent_binary().unwrap(), store)
+            .args(&format!("{KERNEL} --etcd-username flannel"))
+            .env("FLANNELD_ETCD_PASSWORD", password)
+    };
+    let node = topology.node(0).unwrap();
+    let mut refused = Agent::start(node, &options("not-sesame")).unwrap();
+    assert!(!refused.wait_exit().unwrap().success());
+    let log = refused.log();
+    assert!(log.contains("--etcd-password") && !log.contains("not-sesame"), "{log}");
+
+    // With all that the libraries say.
+    let (good, url) = (options(SECRET).env("RUST_LOG", "trace"), etcd.url().to_owned());
+    etcd.kill().unwrap();
+    let mut agent = Agent::start(node, &good).unwrap();
+    Overlay::wait_for_log(&agent, &format!("cannot read the network config yet: {url}")).unwrap();
+    etcd.start_again().unwrap();
+    agent.wait_ready().unwrap();
+    agent.terminate().unwrap();
+    assert!(!agent.log().contains(SECRET), "a secret is in the log");
+}
