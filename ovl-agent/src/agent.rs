@@ -26,7 +26,7 @@ use crate::notify::Notify;
 use crate::startup;
 use crate::store::dir::DirStore;
 use crate::store::etcd::{EtcdOptions, EtcdStore};
-use crate::store::{Held, Rejected, Store};
+use crate::store::{Held, Rejected, Store, renewal_interval};
 use crate::subnet_env::{self, SubnetEnv};
 use crate::sysctl;
 use crate::tables::{Look, Tables};
@@ -62,8 +62,6 @@ const RESTLESS: u32 = 10;
 const LISTING_SHARE: u32 = 10;
 /// How often the programs are told that we are alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How often our lease is renewed; it is good for 24 hours.
-const RENEW: Duration = Duration::from_hours(1);
 /// When to try again after a renewal that failed.
 const RENEW_RETRY: Duration = Duration::from_mins(1);
 /// When to try again to write a new address of this node into its lease.
@@ -272,7 +270,9 @@ impl Agent {
         let mut heartbeat = ticker(HEARTBEAT);
         let mut look_at_rules = ticker(Duration::from_secs(self.args.iptables_resync));
         let mut rules = Errand::idle();
-        let mut renew_at = Instant::now() + RENEW;
+        let margin = u64::from(self.args.subnet_lease_renew_margin);
+        let renew_every = renewal_interval(Duration::from_mins(margin));
+        let mut renew_at = Instant::now() + renew_every;
         let mut readvertise_at = Instant::now();
         let mut term = Errand::idle();
         let mut config = Errand::idle();
@@ -286,23 +286,19 @@ impl Agent {
                 // It ends only when the channel does. Were it to end before, the loop must neither spin nor stop.
                 () = &mut watching, if is_watching => is_watching = false,
                 Some(update) = updates.recv() => {
-                    let mut is_config = self.take(update);
-                    while let Ok(update) = updates.try_recv() {
-                        is_config |= self.take(update);
-                    }
-                    if is_config {
+                    let news = self.take_all(update, &mut updates);
+                    if news.config {
                         config.begin(Self::reread(store));
+                    }
+                    if news.own_lease {
+                        renew_at = Instant::now();
                     }
                     is_news = true;
                     due.for_news();
                 }
                 () = events.next() => due.for_events(),
                 _ = resync.tick() => due.for_events(),
-                _ = heartbeat.tick() => {
-                    self.beat();
-                    loop_end.turned();
-                    notify.status(&self.summary());
-                }
+                _ = heartbeat.tick() => self.beat(loop_end, notify),
                 () = notify.watchdog() => {}
                 stream = control.accept() => answer(stream, self.document()),
                 // Who asked may have gone.
@@ -320,7 +316,7 @@ impl Agent {
                     due.for_news();
                 },
                 () = sleep_until(renew_at), if term.is_idle() => {
-                    renew_at = Instant::now() + RENEW;
+                    renew_at = Instant::now() + renew_every;
                     term.begin(self.renew(store));
                 }
                 result = term.done() => match self.new_term(result) {
@@ -337,12 +333,9 @@ impl Agent {
                 look = due.now() => {
                     let started = Instant::now();
                     self.pass(look).await;
+                    self.beat(loop_end, notify);
                     if self.are_rules_outdated() {
                         look_at_rules.reset_immediately();
-                    }
-                    if self.is_ready() {
-                        loop_end.set_ready(true);
-                        notify.ready();
                     }
                     let rests = self.errors.is_empty() && self.changes_in_a_row < RESTLESS;
                     due.passed(look, started, rests);
@@ -375,8 +368,14 @@ impl Agent {
         serde_json::to_string(&self.facts()).unwrap_or_default()
     }
 
-    /// Tells the programs that we are alive.
-    fn beat(&mut self) {
+    /// Tells everybody that we are alive: the programs, who probes us, and the service manager.
+    fn beat(&mut self, loop_end: &LoopEnd, notify: &mut Notify) {
+        loop_end.turned();
+        if self.is_ready() {
+            loop_end.set_ready(true);
+            notify.ready();
+        }
+        notify.status(&self.summary());
         if let Some(fast_path) = &mut self.tables.fast_path
             && let Err(error) = fast_path.extend_deadline()
         {

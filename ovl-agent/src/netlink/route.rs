@@ -13,7 +13,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::lookup::ip;
-use super::{absent_is_success, code, describe, index_of};
+use super::{absent_is_success, code, describe, index_of, pipelined};
 use crate::backend::Route;
 use crate::family::{ByFamily, Family};
 use crate::table::Table;
@@ -94,6 +94,32 @@ impl RouteTable {
             }
         }
     }
+
+    async fn write(&self, net: &IpNet, route: &Route) -> Result<()> {
+        let (gateway, device, onlink) = match route {
+            Route::Via { gateway, device, onlink } => (gateway, device, *onlink),
+            Route::Blackhole => {
+                let message = builder(*net).protocol(PROTOCOL).kind(RouteType::BlackHole);
+                let message = message.priority(BLACKHOLE_METRIC).build();
+                let written = self.handle.route().add(message).replace().execute().await.map_err(describe);
+                return written.with_context(|| format!("cannot add blackhole route {net}"));
+            }
+        };
+        let context = || format!("cannot add route {net} via {gateway} dev {device}");
+        let index = self.index(device).await.with_context(context)?;
+        let builder = builder(*net).gateway(*gateway).map_err(anyhow::Error::new).with_context(context)?;
+        let mut builder = builder.output_interface(index).protocol(PROTOCOL).scope(RouteScope::Universe);
+        if onlink {
+            builder = builder.onlink();
+        }
+        let message = builder.build();
+        match self.handle.route().add(message.clone()).replace().execute().await {
+            Err(error) if onlink && code(&error) == Some(nix::libc::EINVAL) => {
+                self.put_past(message, *gateway, index).await.with_context(context)
+            }
+            written => written.map_err(describe).with_context(context),
+        }
+    }
 }
 
 impl Table for RouteTable {
@@ -123,29 +149,11 @@ impl Table for RouteTable {
     }
 
     async fn put(&mut self, net: &IpNet, route: &Route) -> Result<()> {
-        let (gateway, device, onlink) = match route {
-            Route::Via { gateway, device, onlink } => (gateway, device, *onlink),
-            Route::Blackhole => {
-                let message = builder(*net).protocol(PROTOCOL).kind(RouteType::BlackHole);
-                let message = message.priority(BLACKHOLE_METRIC).build();
-                let written = self.handle.route().add(message).replace().execute().await.map_err(describe);
-                return written.with_context(|| format!("cannot add blackhole route {net}"));
-            }
-        };
-        let context = || format!("cannot add route {net} via {gateway} dev {device}");
-        let index = self.index(device).await.with_context(context)?;
-        let builder = builder(*net).gateway(*gateway).map_err(anyhow::Error::new).with_context(context)?;
-        let mut builder = builder.output_interface(index).protocol(PROTOCOL).scope(RouteScope::Universe);
-        if onlink {
-            builder = builder.onlink();
-        }
-        let message = builder.build();
-        match self.handle.route().add(message.clone()).replace().execute().await {
-            Err(error) if onlink && code(&error) == Some(nix::libc::EINVAL) => {
-                self.put_past(message, *gateway, index).await.with_context(context)
-            }
-            written => written.map_err(describe).with_context(context),
-        }
+        self.write(net, route).await
+    }
+
+    async fn put_all(&mut self, rows: &[(IpNet, Route)]) -> Vec<Result<()>> {
+        pipelined(rows, |net, route| self.write(net, route)).await
     }
 
     async fn delete(&mut self, net: &IpNet) -> Result<()> {
