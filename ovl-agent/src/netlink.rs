@@ -15,6 +15,7 @@ mod fdb;
 mod link;
 mod lookup;
 mod main_table;
+pub mod mark;
 mod neighbour;
 mod route;
 mod watch;
@@ -26,7 +27,7 @@ pub use link::DeviceTable;
 pub use lookup::{Hop, lookup};
 pub use main_table::{MainRoute, NextHop, main_routes};
 pub use neighbour::NeighbourTable;
-pub use route::{PROTOCOL, RouteTable};
+pub use route::RouteTable;
 pub use watch::{KernelEvents, watch};
 
 /// Opens a netlink socket in this process's network namespace. Needs a running tokio runtime.
