@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
 use ovl_common::Mac;
 use rtnetlink::Handle;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::backend::{Backend, HostGw, Vxlan};
 use crate::bpf::{AttachmentTable, ObjectSource};
@@ -43,22 +43,29 @@ pub async fn insist<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, Store
     }
 }
 
-/// Reads the network config, waiting for somebody to write it.
+/// Reads the network config, waiting for somebody to write a good one, as flannel does: a service that ends is soon
+/// not started any more, and nobody would look again when the config is put right.
 pub async fn network<S: Store>(store: &S) -> Result<Network> {
-    let mut told = false;
+    let mut told = String::new();
     loop {
         let text = insist("read the network config", async || store.network_config().await).await?;
-        if let Some(text) = text {
-            return Network::parse(&text)
-                .with_context(|| format!("bad network config in {}", store.describe()));
-        }
-        if !told {
-            warn!(
+        let problem = match text.map(|text| Network::parse(&text)) {
+            Some(Ok(network)) => return Ok(network),
+            Some(Err(error)) => {
+                format!(
+                    "the network config in {} cannot be used, waiting for a better one: {error:#}",
+                    store.describe()
+                )
+            }
+            None => format!(
                 "{} has no network config yet, waiting for one; write the key 'config', such as \
                  {{\"Network\": \"10.42.0.0/16\", \"Backend\": {{\"Type\": \"vxlan\"}}}}",
                 store.describe()
-            );
-            told = true;
+            ),
+        };
+        if told != problem {
+            error!("{problem}");
+            told = problem;
         }
         tokio::time::sleep(RETRY).await;
     }

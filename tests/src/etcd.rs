@@ -13,6 +13,8 @@ use crate::topology::{SWITCH_ADDRESS, Topology};
 use crate::wait::wait_for;
 
 const DEADLINE: Duration = Duration::from_secs(20);
+/// etcd's own default.
+const MAX_TXN_OPS: usize = 128;
 
 /// A running etcd with an empty store in a directory of its own; dropping it ends it.
 #[derive(Debug)]
@@ -143,6 +145,20 @@ impl Etcd {
     /// Writes a value.
     pub fn put(&self, key: &str, value: &str) -> Result<()> {
         self.etcdctl().args(["put", "--", key, value]).run()?;
+        Ok(())
+    }
+
+    /// Writes many values, in transactions of as many as etcd takes. Keys must not hold white space or quotes.
+    pub fn put_all(&self, pairs: &[(String, String)]) -> Result<()> {
+        let script = self.data.with_extension("txn");
+        for some in pairs.chunks(MAX_TXN_OPS) {
+            let puts: Vec<_> = some.iter().map(|(key, value)| format!("put {key} {value:?}")).collect();
+            // No conditions, and nothing to do otherwise.
+            std::fs::write(&script, format!("\n{}\n\n\n", puts.join("\n")))
+                .context("write a transaction for etcdctl")?;
+            let line = format!("{} txn < {}", self.etcdctl(), script.display());
+            self.place.command("sh").args(["-c", &line]).env("ETCDCTL_API", "3").run()?;
+        }
         Ok(())
     }
 

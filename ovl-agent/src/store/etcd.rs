@@ -32,6 +32,9 @@ mod watch;
 
 pub use self::options::EtcdOptions;
 
+/// A large cluster's leases come in one answer, which outgrows gRPC's 4 MiB at some ten thousand nodes.
+const MAX_ANSWER: usize = 64 << 20;
+
 /// The store.
 pub struct EtcdStore {
     endpoints: Arc<Endpoints>,

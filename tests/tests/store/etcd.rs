@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ovl_agent::family::ByFamily;
 use ovl_agent::store::etcd::{EtcdOptions, EtcdStore};
-use ovl_agent::store::{Store as _, StoreError, acquire};
+use ovl_agent::store::{Store as _, StoreError};
 use ovl_tests::etcd::Etcd;
 use tempfile::TempDir;
 
 use crate::fixture::{DEADLINE, Fixture};
-use crate::values::{ME, OTHER, attrs, key, listed, names, network, value};
+use crate::values::{ME, OTHER, attrs, key, value};
 use crate::watcher::watching;
 
 crate::conformance!(RealEtcd);
@@ -29,18 +28,18 @@ pub(crate) fn options(endpoints: &[&str]) -> EtcdOptions {
 }
 
 /// A server of its own.
-struct RealEtcd {
-    server: Etcd,
+pub(crate) struct RealEtcd {
+    pub(crate) server: Etcd,
     _data: TempDir,
 }
 
 impl RealEtcd {
-    fn etcdctl(&self, args: &[&str]) -> String {
+    pub(crate) fn etcdctl(&self, args: &[&str]) -> String {
         self.server.etcdctl().args(args).run().unwrap()
     }
 
     /// The etcd leases that exist, each as a hexadecimal number.
-    fn terms(&self) -> Vec<String> {
+    pub(crate) fn terms(&self) -> Vec<String> {
         let text = self.etcdctl(&["lease", "list"]);
         text.lines().skip(1).map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
     }
@@ -98,51 +97,6 @@ async fn keys_values_and_terms_are_flannels() {
 }
 
 #[tokio::test]
-async fn no_orphans_are_left() {
-    let etcd = RealEtcd::start();
-    let store = etcd.open().await;
-    let mut held = store.create(key(A), &attrs(ME)).await.unwrap();
-    for _ in 0..5 {
-        held = store.take_over(&listed(&store, A).await, &attrs(ME)).await.unwrap();
-        held = store.renew(&held).await.unwrap();
-        store.create(key(A), &attrs(OTHER)).await.unwrap_err();
-    }
-    assert_eq!(etcd.terms(), [format!("{:016x}", held.term)]);
-    let stale = listed(&store, A).await;
-    etcd.put(&format!("subnets/{A}"), &value(OTHER));
-    store.take_over(&stale, &attrs(ME)).await.unwrap_err();
-    store.renew(&held).await.unwrap_err();
-    assert!(etcd.terms().is_empty(), "a term that has lost its key is ended");
-    store.remove(&listed(&store, A).await).await.unwrap();
-    assert!(etcd.terms().is_empty());
-}
-
-#[tokio::test]
-async fn a_term_that_holds_other_keys_stays() {
-    let etcd = RealEtcd::start();
-    let store = etcd.open().await;
-    let held = store.create(key(A), &attrs(ME)).await.unwrap();
-    let term = format!("{:016x}", held.term);
-    etcd.etcdctl(&["put", "--lease", &term, "/somebody/elses", "value"]);
-    store.take_over(&listed(&store, A).await, &attrs(ME)).await.unwrap();
-    assert_eq!(etcd.server.get("/somebody/elses").unwrap().as_deref(), Some("value"));
-}
-
-#[tokio::test]
-async fn a_reservation_stays_a_reservation() {
-    let etcd = RealEtcd::start();
-    let store = etcd.open().await;
-    etcd.put(&format!("subnets/{A}"), &format!(r#"{{"PublicIP":"{ME}"}}"#));
-    let held =
-        acquire(&store, &network(20), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
-    assert_eq!((held.lease.key, held.term, held.expires), (key(A), 0, None));
-    let held = store.renew(&held).await.unwrap();
-    assert_eq!((held.term, held.expires), (0, None));
-    assert!(etcd.terms().is_empty());
-    assert_eq!(listed(&store, A).await.lease.attrs, attrs(ME));
-}
-
-#[tokio::test]
 async fn an_expired_lease_is_free_and_watchers_hear_of_it() {
     let etcd = RealEtcd::start();
     let store = etcd.open().await;
@@ -155,22 +109,6 @@ async fn an_expired_lease_is_free_and_watchers_hear_of_it() {
     })
     .await;
     store.create(key(A), &attrs(ME)).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_lease_whose_term_has_ended_is_written_again_unless_it_is_taken() {
-    let etcd = RealEtcd::start();
-    let store = etcd.open().await;
-    let held = store.create(key(A), &attrs(ME)).await.unwrap();
-    etcd.etcdctl(&["lease", "revoke", &format!("{:016x}", held.term)]);
-    let again = store.renew(&held).await.unwrap();
-    assert_ne!(again.term, held.term);
-    assert_eq!(names(&store).await, [A]);
-    etcd.etcdctl(&["lease", "revoke", &format!("{:016x}", again.term)]);
-    etcd.put(&format!("subnets/{A}"), &value(OTHER));
-    assert!(matches!(store.renew(&again).await, Err(StoreError::Conflict(_))));
-    assert_eq!(listed(&store, A).await.lease.attrs, attrs(OTHER));
-    assert!(etcd.terms().is_empty());
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use ovl_agent::store::etcd::EtcdStore;
 use ovl_agent::store::{Store, StoreError};
 
 use crate::fixture::Fixture;
+use crate::secured::options_at;
 use crate::values::{ME, OTHER};
 
 const ADDRESS: &str = "OVL_TEST_STORE";
@@ -73,7 +74,7 @@ async fn claimant() {
     if let Some(path) = address.strip_prefix("dir:") {
         return claim_until_killed(DirStore::open(Path::new(path)).unwrap()).await;
     }
-    claim_until_killed(EtcdStore::connect(&crate::etcd::options(&[&address])).await.unwrap()).await;
+    claim_until_killed(EtcdStore::connect(&options_at(&address)).await.unwrap()).await;
 }
 
 async fn claim_until_killed(store: impl Store) {

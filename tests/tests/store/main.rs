@@ -7,11 +7,16 @@
 mod acquire;
 mod auth;
 mod certificates;
+mod cluster;
 mod directory;
 mod etcd;
+mod etcd_terms;
+mod etcd_watch;
 mod fixture;
 mod identity;
 mod primitives;
+mod proxy;
+mod secured;
 mod tls;
 mod values;
 mod watch;

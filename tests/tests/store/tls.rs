@@ -17,15 +17,15 @@ const HERE: &[&str] = &["127.0.0.1", "localhost"];
 const A: &str = "10.42.1.0-24";
 
 /// An etcd whose certificate `authority` has signed; its clients need one, too, where `wants_clients`.
-struct Secured {
-    server: Etcd,
+pub(crate) struct Secured {
+    pub(crate) server: Etcd,
     authority: Authority,
-    client: Pair,
+    pub(crate) client: Pair,
     directory: TempDir,
 }
 
 impl Secured {
-    fn start(wants_clients: bool) -> Self {
+    pub(crate) fn start(wants_clients: bool) -> Self {
         let directory = TempDir::new().unwrap();
         let authority = Authority::new(&directory.path().join("pki"));
         let Pair { cert, key } = authority.issue("server", HERE);
@@ -42,7 +42,7 @@ impl Secured {
     }
 
     /// With a client's certificate, too.
-    fn options_as(&self, client: &Pair) -> EtcdOptions {
+    pub(crate) fn options_as(&self, client: &Pair) -> EtcdOptions {
         let Pair { cert, key } = client.clone();
         EtcdOptions { certfile: Some(cert), keyfile: Some(key), ..self.options() }
     }

@@ -92,14 +92,13 @@ async fn handshake(files: &Files, host: &str, stream: TcpStream) -> Result<TlsSt
     let config = files.read().map_err(OpenError::Failed)?;
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_error| OpenError::Untrusted(format!("'{host}' is no name that a certificate can have")))?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| {
-        match tls_error(&error) {
-            Some(error) => explain(files, error, host),
-            None if error.kind() == io::ErrorKind::UnexpectedEof => OpenError::Failed(
-                "hung up on our TLS handshake; is it http:// in --etcd-endpoints?".to_owned(),
-            ),
-            None => OpenError::Failed(format!("TLS failed: {error}")),
-        }
+    let secured = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+    secured.map_err(|error| match tls_error(&error) {
+        Some(error) => explain(files, error, host),
+        // As an etcd without TLS does; a member that goes down, too.
+        None => OpenError::Failed(format!(
+            "hung up on our TLS handshake ({error}); is it http:// in --etcd-endpoints?"
+        )),
     })
 }
 

@@ -39,6 +39,15 @@ impl From<Failure> for StoreError {
 }
 
 impl Failure {
+    /// One sentence.
+    pub(super) fn into_text(self) -> String {
+        match self {
+            Self::Unreachable(text) | Self::Untrusted(text) | Self::Missing(text) | Self::Denied(text) => {
+                text
+            }
+        }
+    }
+
     /// Reads an error of the member called `name`, which knows us as `user`.
     pub(super) fn of(error: &Error, name: &str, user: Option<&str>) -> Self {
         let text = format!("{name}: {}", one_line(error));

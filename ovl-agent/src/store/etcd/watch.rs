@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::MAX_ANSWER;
 use super::endpoints::Endpoints;
 use super::failure::{Failure, one_line};
 use super::keys::Keys;
@@ -22,8 +23,6 @@ use crate::store::backoff::Backoff;
 const STEADY: Duration = Duration::from_secs(5);
 /// So many failures in a row are worth a word, though every one of them was mended.
 const TOO_MANY: u32 = 10;
-/// What changed while a watch was being set up comes in one answer, which may outgrow gRPC's 4 MiB.
-const MAX_ANSWER: usize = 64 << 20;
 
 /// Why watching ended.
 enum End {
@@ -44,11 +43,8 @@ struct Gone {
 
 impl From<Failure> for End {
     fn from(failure: Failure) -> Self {
-        let (reason, is_refusal) = match failure {
-            Failure::Unreachable(text) | Failure::Missing(text) => (text, false),
-            Failure::Untrusted(text) | Failure::Denied(text) => (text, true),
-        };
-        Self::Gone(Gone { reason, is_refusal })
+        let is_refusal = matches!(failure, Failure::Untrusted(_) | Failure::Denied(_));
+        Self::Gone(Gone { reason: failure.into_text(), is_refusal })
     }
 }
 
@@ -155,7 +151,7 @@ impl Watcher<'_> {
     }
 
     async fn subscribe(&self, revision: i64) -> Result<WatchStream, End> {
-        let stream = self
+        let subscribed = self
             .endpoints
             .call(|client| {
                 let (subnets, config) = (self.keys.subnets(), self.keys.config());
@@ -167,8 +163,9 @@ impl Watcher<'_> {
                     Ok(stream)
                 }
             })
-            .await?;
-        Ok(stream)
+            .await;
+        // It answered just now. If it is gone, the next listing says so.
+        subscribed.map_err(|failure| End::Relist(failure.into_text()))
     }
 
     /// That the watch goes on.
