@@ -33,6 +33,7 @@ pub(crate) const INSPECTION: &[Tool] = &[
     ("tcpdump", "tcpdump"),
     ("tshark", "tshark"),
     ("nft", "nftables"),
+    ("iptables", "iptables"),
     ("socat", "socat"),
     ("bpftool", "bpftool"),
     ("sha256sum", "coreutils"),

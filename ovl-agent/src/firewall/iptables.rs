@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tracing::info;
 
 use super::command::Failure;
+use super::fingerprint::Place;
 use super::{Outcome, Wanted, claim, legacy};
 use crate::family::{ByFamily, Family};
 
@@ -55,6 +56,9 @@ impl Iptables {
                 Err(_) => {}
             }
         }
+        if looks.is_empty() {
+            return;
+        }
         let names = self.names.get_or_insert_with(|| {
             let tables: Vec<_> = looks.iter().flat_map(|look| look.tables().into_values()).collect();
             Names::decide(tag, tables.iter())
@@ -82,6 +86,22 @@ impl Iptables {
                 look.mend(&names::absent(tag), outcome).await;
             }
         }
+    }
+
+    /// What to look at in nftables, where the nft variant keeps its rules: our chains and those that lead there, and
+    /// where a kubelet says which variant it uses.
+    pub(super) fn places(&self, tag: &str) -> Vec<Place> {
+        let tag = self.names.as_ref().and_then(|names| names.tag(tag));
+        let mut places = Vec::new();
+        for family in Family::ALL {
+            for part in names::absent(tag) {
+                let table = Place::table(Some(family), part.table);
+                places.extend([part.hook, &part.chain, plan::MARKER].map(|chain| table.chain(chain)));
+            }
+            let mangle = Place::table(Some(family), "mangle");
+            places.extend(variant::KUBELETS.map(|chain| mangle.chain(chain)));
+        }
+        places
     }
 
     /// Removes what there is of the overlay `tag` and of flannel: the rules are elsewhere now. Programs that are not
@@ -163,7 +183,7 @@ impl Iptables {
             (false, true) => Variant::Legacy,
             _ => choose(self.variant, default, census(Variant::Nft), census(Variant::Legacy)),
         };
-        if self.variant != Some(variant) && !looks.is_empty() {
+        if self.variant != Some(variant) {
             info!("firewall rules go where the host's are: iptables in its {variant} variant");
             self.variant = Some(variant);
         }

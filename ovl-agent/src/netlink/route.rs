@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
@@ -28,7 +29,7 @@ pub struct RouteTable {
     handle: Handle,
     ranges: ByFamily<IpNet>,
     /// Index of each interface, and name by index, as of the last listing.
-    names: BTreeMap<u32, String>,
+    names: BTreeMap<u32, Arc<str>>,
 }
 
 impl RouteTable {
@@ -50,7 +51,7 @@ impl RouteTable {
                 if message.header.protocol == RouteProtocol::Boot
                     && let Some((net, Route::Via { device, .. })) = row(&message, &self.names)
                     && is_lease(net)
-                    && devices.contains(&device)
+                    && devices.contains(&*device)
                 {
                     left.push(net);
                 }
@@ -85,7 +86,7 @@ impl RouteTable {
     }
 
     async fn index(&self, device: &str) -> Result<u32> {
-        let known = self.names.iter().find(|(_, name)| *name == device).map(|(index, _)| *index);
+        let known = self.names.iter().find(|(_, name)| &***name == device).map(|(index, _)| *index);
         match known {
             Some(index) => Ok(index),
             None => {
@@ -105,7 +106,8 @@ impl Table for RouteTable {
 
     async fn rows(&mut self) -> Result<BTreeMap<IpNet, Route>> {
         let interfaces = super::interfaces(&self.handle).await?;
-        self.names = interfaces.into_iter().map(|(ifindex, interface)| (ifindex, interface.name)).collect();
+        self.names =
+            interfaces.into_iter().map(|(ifindex, interface)| (ifindex, interface.name.into())).collect();
         let mut rows = BTreeMap::new();
         for (family, range) in self.ranges.iter() {
             let mut messages = self.handle.route().get(dump(family)).execute();
@@ -176,17 +178,17 @@ async fn main_table(handle: &Handle, family: Family) -> Result<Vec<RouteMessage>
     Ok(all.into_iter().filter(is_main).collect())
 }
 
-fn row(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<(IpNet, Route)> {
+fn row(message: &RouteMessage, names: &BTreeMap<u32, Arc<str>>) -> Option<(IpNet, Route)> {
     let mut destination = None;
     let mut gateway = None;
-    let mut device = String::new();
+    let mut device: Option<Arc<str>> = None;
     for attribute in &message.attributes {
         if let RouteAttribute::Destination(address) = attribute {
             destination = ip(address);
         } else if let RouteAttribute::Gateway(address) = attribute {
             gateway = ip(address);
         } else if let RouteAttribute::Oif(index) = attribute {
-            device = names.get(index).cloned().unwrap_or_default();
+            device = names.get(index).cloned();
         }
     }
     let net = IpNet::new(destination?, message.header.destination_prefix_length).ok()?;
@@ -198,5 +200,8 @@ fn row(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<(IpNet, 
         IpNet::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let onlink = message.header.flags.contains(RouteFlags::Onlink);
-    Some((net, Route::Via { gateway: gateway.unwrap_or(unspecified), device, onlink }))
+    Some((
+        net,
+        Route::Via { gateway: gateway.unwrap_or(unspecified), device: device.unwrap_or_default(), onlink },
+    ))
 }

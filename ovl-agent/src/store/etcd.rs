@@ -28,6 +28,7 @@ mod options;
 mod term;
 mod tls;
 mod user;
+mod verifier;
 mod watch;
 
 pub use self::options::EtcdOptions;
@@ -40,6 +41,7 @@ pub struct EtcdStore {
     endpoints: Arc<Endpoints>,
     keys: Keys,
     identity: RefCell<Option<Identity>>,
+    terms: term::Begun,
 }
 
 impl EtcdStore {
@@ -50,7 +52,12 @@ impl EtcdStore {
     /// [`StoreError::Refused`] where the options don't go together or a certificate cannot be read.
     pub async fn connect(options: &EtcdOptions) -> Result<Self, StoreError> {
         let endpoints = Arc::new(Endpoints::new(options).await?);
-        Ok(Self { endpoints, keys: Keys::new(&options.prefix), identity: RefCell::default() })
+        Ok(Self {
+            endpoints,
+            keys: Keys::new(&options.prefix),
+            identity: RefCell::default(),
+            terms: term::Begun::default(),
+        })
     }
 
     /// Writes `attrs` as a lease of `term`, where `unchanged` says that nobody else has.
@@ -79,10 +86,8 @@ impl EtcdStore {
     ) -> Result<Held, StoreError> {
         let term = term::grant(&self.endpoints, LEASE_TTL).await?;
         let written = self.write(key, attrs, term, unchanged).await;
-        if written.is_err() {
-            // Not a plain revocation: where only the answer was lost, our lease hangs on it.
-            term::discard(&self.endpoints, term, LEASE_TTL).await;
-        }
+        // Not plain revocations: where only the answer was lost, our lease hangs on one of them.
+        self.terms.add(term, written.is_err(), &self.endpoints, LEASE_TTL).await;
         written
     }
 

@@ -8,6 +8,7 @@ mod command_line;
 mod config_change;
 mod direct_routing;
 mod dual_stack;
+mod etcd_life;
 mod fallback;
 mod firewall;
 mod interface;
