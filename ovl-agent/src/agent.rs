@@ -165,6 +165,8 @@ struct Agent {
     handle: Handle,
     choice: Choice,
     follow: Follow,
+    /// Whether something happened since the underlay was last looked at; a pass for the store's news does not look.
+    is_underlay_doubted: bool,
     network: Network,
     /// Why the network config in the store is not the one in force.
     config_problem: Option<String>,
@@ -235,6 +237,7 @@ impl Agent {
             handle,
             choice,
             follow: Follow::default(),
+            is_underlay_doubted: false,
             network,
             config_problem: None,
             backend,

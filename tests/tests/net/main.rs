@@ -21,6 +21,7 @@ mod reach;
 mod repair;
 mod restart;
 mod rows;
+mod rows_kept;
 mod stock_peer;
 mod takeover;
 mod wire;
