@@ -69,7 +69,8 @@ impl Iptables {
         let errors = outcome.errors.len();
         for look in looks.iter().filter(|look| look.variant == variant) {
             let range = wanted.ranges.get(look.family);
-            look.mend(&names::parts(tag, wanted, range, look.tool.knows_random_fully()), outcome).await;
+            look.mend(&names::parts(tag, wanted, range, look.tool.knows_random_fully()), false, outcome)
+                .await;
         }
         for (family, _) in wanted.ranges.iter().filter(|(family, _)| needed(*family)) {
             let mut of_family = looks.iter().filter(|look| look.family == family).peekable();
@@ -83,7 +84,7 @@ impl Iptables {
         // First the new, then the old.
         if outcome.errors.len() == errors {
             for look in looks.iter().filter(|look| look.variant != variant) {
-                look.mend(&names::absent(tag), outcome).await;
+                look.mend(&names::absent(tag), false, outcome).await;
             }
         }
     }
@@ -111,16 +112,16 @@ impl Iptables {
         let flannels = names::claim_flannels();
         for family in Family::ALL {
             for look in self.look(family).await.unwrap_or_default() {
-                look.mend(&names::absent(Some(tag)), outcome).await;
+                look.mend(&names::absent(Some(tag)), false, outcome).await;
                 if flannels.is_some() {
-                    look.mend(&names::absent(None), outcome).await;
+                    look.mend(&names::absent(None), false, outcome).await;
                 }
             }
         }
     }
 
     /// Removes the chains that agents made which do not run any more; with `flannel` also those flanneld made.
-    pub(super) async fn remove(&mut self, flannel: bool, outcome: &mut Outcome) {
+    pub(super) async fn remove(&mut self, flannel: bool, dry_run: bool, outcome: &mut Outcome) {
         let flannels = names::claim_flannels();
         for family in Family::ALL {
             for look in self.look(family).await.unwrap_or_default() {
@@ -130,11 +131,11 @@ impl Iptables {
                 tags.sort_unstable();
                 tags.dedup();
                 for tag in tags.into_iter().filter(|tag| claim(tag).is_some()) {
-                    look.mend(&names::absent(Some(tag)), outcome).await;
+                    look.mend(&names::absent(Some(tag)), dry_run, outcome).await;
                 }
                 let marked = tables.values().any(|table| table.chain(plan::MARKER).is_some());
                 if flannels.is_some() && (flannel || marked) {
-                    look.mend(&names::absent(None), outcome).await;
+                    look.mend(&names::absent(None), dry_run, outcome).await;
                 }
             }
         }
@@ -192,14 +193,15 @@ impl Iptables {
 }
 
 impl Look {
-    /// Makes the tables hold `parts`.
-    async fn mend(&self, parts: &[Part], outcome: &mut Outcome) {
+    /// Makes the tables hold `parts`; with `dry_run` it only tells what that would change.
+    async fn mend(&self, parts: &[Part], dry_run: bool, outcome: &mut Outcome) {
         let tables = self.tables();
         let empty = save::Table::default();
         for part in parts {
             let Some(plan) = plan(tables.get(part.table).unwrap_or(&empty), part) else { continue };
             let place = format!("{} {} ({})", self.family, part.table, self.variant);
-            match self.tool.restore(&plan.restore).await {
+            let written = if dry_run { Ok(()) } else { self.tool.restore(&plan.restore).await };
+            match written {
                 Ok(()) => outcome.changes.push(format!("{place}: {}", plan.reasons.join(", "))),
                 Err(error) => outcome.errors.push(format!("cannot write the rules of {place}: {error}")),
             }

@@ -95,12 +95,12 @@ impl Nftables {
         self.written = None;
         let table = format!("inet {}", table(tag));
         let ours = |name: &str| name == table || FLANNELS.contains(&name);
-        remove(ours, outcome).await;
+        remove(ours, false, outcome).await;
     }
 }
 
-/// Removes the tables whose name (with the family) is `unwanted`, in one transaction.
-pub(super) async fn remove(unwanted: impl Fn(&str) -> bool, outcome: &mut Outcome) {
+/// Removes the tables whose name (with the family) is `unwanted`, in one transaction; with `dry_run` it only tells which.
+pub(super) async fn remove(unwanted: impl Fn(&str) -> bool, dry_run: bool, outcome: &mut Outcome) {
     let Ok(tables) = run("nft", &["list", "tables"], "").await else { return };
     let names = tables.lines().filter_map(|line| line.trim().strip_prefix("table "));
     let names: Vec<&str> = names.filter(|name| unwanted(name)).collect();
@@ -108,7 +108,9 @@ pub(super) async fn remove(unwanted: impl Fn(&str) -> bool, outcome: &mut Outcom
         return;
     }
     let script: Vec<String> = names.iter().map(|name| format!("delete table {name}")).collect();
-    match run("nft", &["-f", "-"], &script.join("\n")).await {
+    let removed =
+        if dry_run { Ok(String::new()) } else { run("nft", &["-f", "-"], &script.join("\n")).await };
+    match removed {
         Ok(_) => outcome.changes.extend(names.iter().map(|name| format!("table {name} was not wanted"))),
         Err(error) => outcome.errors.push(format!("cannot remove the tables {}: {error}", names.join(", "))),
     }

@@ -112,7 +112,7 @@ impl Host {
 
     /// What `ovl-agent cleanup` does.
     pub(crate) fn remove_all(&self, flannel: bool) -> Outcome {
-        self.inside(|| block_on(firewall::remove_all(flannel)))
+        self.inside(|| block_on(firewall::remove_all(flannel, false)))
     }
 
     /// A table as `iptables-save` prints it, chains first, without comments and counters.
