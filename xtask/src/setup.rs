@@ -18,6 +18,7 @@ pub(crate) const NETWORK: &[Tool] = &[
     ("taskset", "util-linux"),
     ("sysctl", "procps"),
     ("ping", "iputils-ping"),
+    ("iptables", "iptables"),
     ("iperf3", "iperf3"),
     ("sockperf", "sockperf"),
 ];
@@ -33,7 +34,6 @@ pub(crate) const INSPECTION: &[Tool] = &[
     ("tcpdump", "tcpdump"),
     ("tshark", "tshark"),
     ("nft", "nftables"),
-    ("iptables", "iptables"),
     ("socat", "socat"),
     ("bpftool", "bpftool"),
     ("sha256sum", "coreutils"),
