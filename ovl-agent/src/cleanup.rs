@@ -104,7 +104,7 @@ async fn clean(args: &CleanupArgs) -> Result<()> {
 async fn firewall(flannel: bool, report: &mut Report) {
     let outcome = firewall::remove_all(flannel, report.dry_run).await;
     for change in outcome.changes {
-        report.removed(&format!("firewall rules: {change}"), Ok(()));
+        report.removed(&format!("the firewall rules in {}", change.place), Ok(()));
     }
     for error in outcome.errors {
         report.failed("firewall rules", &anyhow!(error));

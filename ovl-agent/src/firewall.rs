@@ -4,6 +4,7 @@
 //! per table, so that packets see the old rules or the new ones and never none. Where nothing changed since the last
 //! look, the kernel says so in a few system calls and no process is started.
 
+use std::fmt;
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -85,12 +86,27 @@ impl Wanted {
 /// What a call did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// What was wrong and is not any more, one phrase per table: `IPv4 nat (nft): FLANNEL-POSTRTG was missing`.
-    pub changes: Vec<String>,
+    /// What was wrong and is not any more, table by table.
+    pub changes: Vec<Change>,
     /// Whether the rules had stood as wanted before, and somebody else changed them.
     pub drift: bool,
     /// What could not be done, one sentence each. The next call tries again.
     pub errors: Vec<String>,
+}
+
+/// A table that was put right. As text: `IPv4 nat (nft): FLANNEL-POSTRTG was missing`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which table.
+    pub place: String,
+    /// What was wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.reason)
+    }
 }
 
 /// The rules of one overlay in this network namespace.
@@ -159,7 +175,7 @@ impl Firewall {
         self.seen = None;
         outcome.errors.push(format!(
             "somebody else changes the firewall rules while they are written, {ROUNDS} times in a row: {}",
-            outcome.changes.last().map_or("", String::as_str)
+            outcome.changes.last().map(ToString::to_string).unwrap_or_default()
         ));
         outcome
     }

@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::command::Failure;
 use super::fingerprint::Place;
-use super::{Outcome, Wanted, claim, legacy};
+use super::{Change, Outcome, Wanted, claim, legacy};
 use crate::family::{ByFamily, Family};
 
 mod names;
@@ -202,7 +202,7 @@ impl Look {
             let place = format!("{} {} ({})", self.family, part.table, self.variant);
             let written = if dry_run { Ok(()) } else { self.tool.restore(&plan.restore).await };
             match written {
-                Ok(()) => outcome.changes.push(format!("{place}: {}", plan.reasons.join(", "))),
+                Ok(()) => outcome.changes.push(Change { place, reason: plan.reasons.join(", ") }),
                 Err(error) => outcome.errors.push(format!("cannot write the rules of {place}: {error}")),
             }
         }

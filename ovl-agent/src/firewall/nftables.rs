@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use super::command::{Failure, run};
 use super::fingerprint::Place;
 use super::rules::{self, Rule};
-use super::{Outcome, Wanted, fingerprint, generation};
+use super::{Change, Outcome, Wanted, fingerprint, generation};
 
 /// flannel's tables.
 pub(super) const FLANNELS: [&str; 2] = ["ip flannel-ipv4", "ip6 flannel-ipv6"];
@@ -57,7 +57,9 @@ impl Nftables {
         };
         self.written = None;
         match self.write(tag, &table, wanted).await {
-            Ok(()) => outcome.changes.push(format!("table {table} {reason}")),
+            Ok(()) => {
+                outcome.changes.push(Change { place: format!("table {table}"), reason: reason.to_owned() });
+            }
             Err(error) => outcome.errors.push(format!("cannot write table {table}: {error}")),
         }
     }
@@ -111,7 +113,11 @@ pub(super) async fn remove(unwanted: impl Fn(&str) -> bool, dry_run: bool, outco
     let removed =
         if dry_run { Ok(String::new()) } else { run("nft", &["-f", "-"], &script.join("\n")).await };
     match removed {
-        Ok(_) => outcome.changes.extend(names.iter().map(|name| format!("table {name} was not wanted"))),
+        Ok(_) => outcome.changes.extend(
+            names
+                .iter()
+                .map(|name| Change { place: format!("table {name}"), reason: "was not wanted".to_owned() }),
+        ),
         Err(error) => outcome.errors.push(format!("cannot remove the tables {}: {error}", names.join(", "))),
     }
 }

@@ -27,7 +27,8 @@ fn state(node: &Node) -> Result<Vec<String>> {
     }
     // What a bridge learns comes and goes by itself.
     let learned = |line: &&str| line.contains("dev veth") && !line.contains("permanent");
-    Ok(lists.iter().flat_map(|list| list.lines()).filter(|line| !learned(line)).map(str::to_owned).collect())
+    let lines = lists.iter().flat_map(|list| list.lines()).filter(|line| !line.trim().is_empty());
+    Ok(lines.filter(|line| !learned(line)).map(str::to_owned).collect())
 }
 
 /// The lines that are gone, with a minus, and those that are new.
@@ -99,6 +100,7 @@ fn everything_of_an_agent_goes_and_nothing_else() {
         "removed tc filter to_pod on veth0 egress",
         "removed blackhole route 10.42.253.0/24",
         "removed device flannel.1 and what hangs on it",
+        "removed the firewall rules in IPv4 filter (nft)",
         &file("agent.sock"),
         &file("subnet.env"),
     ];
@@ -108,7 +110,15 @@ fn everything_of_an_agent_goes_and_nothing_else() {
     let planned: Vec<_> = planned.iter().map(|line| line.replace("would remove", "removed")).collect();
     assert_eq!(planned, rest, "the dry run said so");
 
-    let ours = ["flannel.1", "pref 111 ", "blackhole 10.42.253.0/24"];
+    let ours = [
+        "flannel.1",
+        "pref 111 ",
+        "blackhole 10.42.253.0/24",
+        "FLANNEL-FWD",
+        "OVL-AGENT",
+        "ip saddr 10.42.0.0/16",
+        "ip daddr 10.42.0.0/16",
+    ];
     assert_eq!(changes(&without(&before, &ours), &state(node).unwrap()), [""; 0]);
     for direction in ["ingress", "egress"] {
         let left = node.command("tc").words("filter show dev veth0").arg(direction).run().unwrap();
@@ -137,6 +147,8 @@ fn what_flanneld_left_goes_only_when_asked_for() {
     for line in foreign {
         node.netns().ip(line).unwrap();
     }
+    // iptables' own tables stay once they are there.
+    node.command("iptables").words("-P FORWARD ACCEPT").run().unwrap();
     let without_flannel = state(node).unwrap();
     // FLANNEL.md 5.1, row by row: a peer behind the tunnel and one that is routed directly, in both families.
     let flannels = [
@@ -160,6 +172,9 @@ fn what_flanneld_left_goes_only_when_asked_for() {
     }
     let fdb = "fdb add 02:00:00:00:00:0c dev flannel.1 dst 192.0.2.12 self permanent";
     node.netns().bridge(fdb).unwrap();
+    let rules = "iptables -N FLANNEL-FWD && iptables -A FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD &&
+        iptables -A FLANNEL-FWD -s 10.77.0.0/16 -m comment --comment 'flanneld forward' -j ACCEPT";
+    node.command("sh").arg("-c").arg(rules).run().unwrap();
     let env = "FLANNEL_NETWORK=10.77.0.0/16\nFLANNEL_SUBNET=10.77.18.1/25\n\
                FLANNEL_IPV6_NETWORK=fd77::/48\nFLANNEL_IPV6_SUBNET=fd77:0:0:5::1/64\n\
                FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
@@ -180,6 +195,7 @@ fn what_flanneld_left_goes_only_when_asked_for() {
         "removed device flannel.1 and what hangs on it",
         "removed device flannel-v6.1 and what hangs on it",
         "removed device flannel0 and what hangs on it",
+        "removed the firewall rules in IPv4 filter (nft)",
         &format!("removed file {}", file.display()),
     ];
     assert_eq!(removed[..expected.len()], expected);

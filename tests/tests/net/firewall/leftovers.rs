@@ -96,7 +96,7 @@ fn cleanup_removes_ours_and_only_ours() {
             let foreign = host.everything();
             host.ensure_well(&wanted(mode));
             let with_ours = host.everything();
-            assert_eq!(host.remove_all(true).changes, [""; 0], "of an agent that runs");
+            assert_eq!(host.remove_all(true).changes, [], "of an agent that runs");
             assert_eq!(host.everything(), with_ours);
             host.end_agent();
             let outcome = host.remove_all(false);
@@ -114,7 +114,7 @@ fn cleanup_removes_what_flannel_left_only_when_told() {
         flannel_in_iptables(&host, variant);
         flannel_in_nftables(&host);
         let with_flannel = host.everything();
-        assert_eq!(host.remove_all(false).changes, [""; 0]);
+        assert_eq!(host.remove_all(false).changes, []);
         assert_eq!(host.everything(), with_flannel);
         let outcome = host.remove_all(true);
         assert!(outcome.errors.is_empty(), "{outcome:?}");

@@ -40,7 +40,7 @@ impl Two {
     /// Each looks, until neither finds anything to mend.
     fn assert_peace(&mut self, mode: Mode) {
         for agent in [0, 1, 0, 1] {
-            assert_eq!(self.ensure(agent, mode).changes, [""; 0], "agent {agent}");
+            assert_eq!(self.ensure(agent, mode).changes, [], "agent {agent}");
         }
     }
 }
@@ -67,15 +67,15 @@ fn in_iptables_the_second_has_chains_of_its_own() {
 
     // Both are started again, in the other order: each finds its rules where it left them.
     two.agents = [None, None];
-    assert_eq!(two.ensure(1, Mode::Iptables).changes, [""; 0]);
-    assert_eq!(two.ensure(0, Mode::Iptables).changes, [""; 0]);
+    assert_eq!(two.ensure(1, Mode::Iptables).changes, []);
+    assert_eq!(two.ensure(0, Mode::Iptables).changes, []);
     two.assert_peace(Mode::Iptables);
 
     // One goes for good.
     two.agents[1] = None;
     two.host.remove_all(false);
     assert_eq!(ours(&two.host, Variant::Nft, "", "nat"), first);
-    assert_eq!(two.ensure(0, Mode::Iptables).changes, [""; 0]);
+    assert_eq!(two.ensure(0, Mode::Iptables).changes, []);
 }
 
 #[test]
