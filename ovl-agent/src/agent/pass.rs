@@ -41,7 +41,11 @@ impl Agent {
             errors.extend(self.follow_underlay(&interfaces).await?);
             self.is_underlay_doubted = false;
         }
-        errors.extend(self.missing_underlay(&interfaces));
+        if let Some(missing) = self.missing_underlay(&interfaces) {
+            // Nothing that leads to it can be written; saying so row by row helps nobody.
+            errors.push(missing);
+            return Ok(errors);
+        }
         let on_link = self.on_link(&interfaces).await?;
         let mut desired = self.backend.desired(&self.node, &self.network, &self.view, &on_link);
         let peer_subnets = desired.routes.len();

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 
 use super::addresses::node_addresses;
 use super::devices::Devices;
@@ -61,7 +61,10 @@ impl Table for AddressTable {
         let context = || format!("cannot add address {net} to {}", self.devices.name(family));
         let index =
             self.devices.index(family).with_context(|| self.devices.gone(family)).with_context(context)?;
-        match self.handle.address().add(index, net.addr(), net.prefix_len()).execute().await {
+        let mut request = self.handle.address().add(index, net.addr(), net.prefix_len());
+        // Nobody else can have it, and until the search for one ended, IPv6 would not send from it.
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        match request.execute().await {
             Err(error) if code(&error) == Some(nix::libc::EEXIST) => Ok(()),
             other => other.map_err(describe).with_context(context),
         }
