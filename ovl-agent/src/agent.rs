@@ -50,8 +50,10 @@ use rules::Rules;
 use tally::Tally;
 use term::NextTerm;
 
-/// A full pass when nothing happened: what was changed by hand without an event comes back within this time.
-const RESYNC: Duration = Duration::from_secs(3);
+/// A program that was taken off, of which the kernel makes no event, comes back within this time.
+const LOOK_AT_HOOKS: Duration = Duration::from_secs(3);
+/// Everything is listed when nothing happened, whatever the events said.
+const RESYNC: Duration = Duration::from_mins(1);
 /// So many passes in a row that changed something are no burst any more.
 const RESTLESS: u32 = 10;
 /// How often the programs are told that we are alive.
@@ -264,6 +266,7 @@ impl Agent {
         let events = Arc::clone(&self.events);
         let kernel_events = tokio::spawn(netlink::watch(Arc::clone(&events)));
         let mut resync = ticker(RESYNC);
+        let mut look_at_hooks = ticker(LOOK_AT_HOOKS);
         let mut heartbeat = ticker(HEARTBEAT);
         let mut look_at_rules = ticker(Duration::from_secs(self.args.iptables_resync));
         let mut rules = Errand::idle();
@@ -295,6 +298,7 @@ impl Agent {
                 }
                 () = events.next() => due.for_events(),
                 _ = resync.tick() => due.for_events(),
+                _ = look_at_hooks.tick() => due.for_hooks(),
                 _ = heartbeat.tick() => self.beat(loop_end, notify),
                 () = notify.watchdog() => {}
                 stream = control.accept() => answer(stream, self.document()),

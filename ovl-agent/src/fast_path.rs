@@ -126,6 +126,11 @@ impl FastPath {
         delete(&mut table, &mut known.ports, &unwanted.ports, outcome).await;
     }
 
+    /// Has the next pass list the attachments anew.
+    pub fn doubt_hooks(&mut self) {
+        self.known.hooks.doubt();
+    }
+
     /// Has the next pass list maps and attachments anew.
     pub fn doubt(&mut self) {
         self.known.ports.doubt();

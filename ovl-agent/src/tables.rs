@@ -60,6 +60,8 @@ pub struct Report {
 pub enum Look {
     /// Nobody but us has touched them as far as we heard: write what the leases ask for.
     Trust,
+    /// The same, but for where programs are attached: nobody is told when one is taken off.
+    Hooks,
     /// List them.
     Anew,
 }
@@ -93,8 +95,14 @@ impl Tables {
     ) -> Outcome {
         let mut outcome = Outcome::default();
         let out = &mut outcome;
-        if look == Look::Anew {
-            self.doubt();
+        match look {
+            Look::Trust => {}
+            Look::Hooks => {
+                if let Some(fast_path) = &mut self.fast_path {
+                    fast_path.doubt_hooks();
+                }
+            }
+            Look::Anew => self.doubt(),
         }
 
         let devices = put(&mut self.devices, &desired.devices, out).await;

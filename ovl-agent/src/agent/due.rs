@@ -18,6 +18,7 @@ const LISTING_SHARE: u32 = 10;
 /// When the next pass is due, and how it has to look.
 pub(super) struct Due {
     news: bool,
+    hooks: bool,
     events: bool,
     /// The earliest time for what the store's news ask for.
     news_at: Instant,
@@ -27,7 +28,7 @@ pub(super) struct Due {
 
 impl Default for Due {
     fn default() -> Self {
-        Self { news: false, events: false, news_at: Instant::now(), events_at: Instant::now() }
+        Self { news: false, hooks: false, events: false, news_at: Instant::now(), events_at: Instant::now() }
     }
 }
 
@@ -36,22 +37,33 @@ impl Due {
         self.news = true;
     }
 
+    /// Of what the kernel makes no event: where programs are attached.
+    pub(super) fn for_hooks(&mut self) {
+        self.hooks = true;
+    }
+
     pub(super) fn for_events(&mut self) {
         self.events = true;
     }
 
     /// Waits for the next pass; for ever, where nothing asks for one.
     pub(super) async fn now(&mut self) -> Look {
-        let news_at = self.news.then_some(self.news_at);
+        let news_at = (self.news || self.hooks).then_some(self.news_at);
         let events_at = self.events.then_some(self.events_at);
         let Some(at) = news_at.into_iter().chain(events_at).min() else {
             return std::future::pending().await;
         };
         sleep_until(at).await;
         // The first pass has nothing to trust; a listing that is due serves the news, too.
-        let look = if self.events && self.events_at <= Instant::now() { Look::Anew } else { Look::Trust };
-        self.news = false;
-        self.events &= look == Look::Trust;
+        let look = if self.events && self.events_at <= Instant::now() {
+            self.events = false;
+            Look::Anew
+        } else if self.hooks {
+            Look::Hooks
+        } else {
+            Look::Trust
+        };
+        (self.news, self.hooks) = (false, false);
         look
     }
 
@@ -99,6 +111,9 @@ mod tests {
         due.for_news();
         due.for_events();
         assert_eq!(due.now().await, Look::Anew, "which serves the news, too");
+        due.for_hooks();
+        due.for_news();
+        assert_eq!(due.now().await, Look::Hooks);
         due.for_news();
         due.passed(Instant::now(), Pause::Short);
         assert_eq!(next(&mut due).await, (Look::Trust, SPACING));

@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::{Agent, public_ips};
 use crate::backend::{OnLink, Route};
+use crate::family::ByFamily;
 use crate::fast_path::pod_ports;
 use crate::netlink::{Interface, interfaces};
 use crate::subnet_env::SubnetEnv;
@@ -37,7 +38,7 @@ impl Agent {
             self.reach.doubt();
             self.is_underlay_doubted = true;
         }
-        if look == Look::Anew && (self.is_underlay_doubted || self.follow.is_waiting()) {
+        if look != Look::Trust && (self.is_underlay_doubted || self.follow.is_waiting()) {
             errors.extend(self.follow_underlay(&interfaces).await?);
             self.is_underlay_doubted = false;
         }
@@ -46,6 +47,11 @@ impl Agent {
             errors.push(missing);
             return Ok(errors);
         }
+        let devices = self.backend.devices();
+        self.events.set_overlay(&ByFamily::from_fn(|family| {
+            let name = devices.get(family)?;
+            interfaces.values().find(|interface| interface.name == *name).map(|device| device.ifindex)
+        }));
         let on_link = self.on_link(&interfaces).await?;
         let mut desired = self.backend.desired(&self.node, &self.network, &self.view, &on_link);
         let peer_subnets = desired.routes.len();

@@ -1,18 +1,19 @@
 //! Kernel events. They carry no news, they only say that something changed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::neighbour::NeighbourState;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use super::mark;
+use crate::family::{ByFamily, Family};
 
 const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
@@ -29,6 +30,8 @@ const REOPEN: Duration = Duration::from_secs(1);
 pub struct KernelEvents {
     wake: Notify,
     ways_changed: AtomicBool,
+    /// Indexes of the overlay devices; 0 is none.
+    overlay: [AtomicU32; 2],
 }
 
 impl KernelEvents {
@@ -43,6 +46,17 @@ impl KernelEvents {
         self.ways_changed.swap(false, Ordering::Relaxed)
     }
 
+    /// Says which the overlay devices are: neighbours of others don't matter.
+    pub fn set_overlay(&self, devices: &ByFamily<u32>) {
+        for (index, family) in self.overlay.iter().zip(Family::ALL) {
+            index.store(devices.get(family).copied().unwrap_or(0), Ordering::Relaxed);
+        }
+    }
+
+    fn is_overlay(&self, ifindex: u32) -> bool {
+        self.overlay.iter().any(|index| index.load(Ordering::Relaxed) == ifindex)
+    }
+
     fn note(&self, kind: &Kind) {
         match kind {
             Kind::Nothing => return,
@@ -50,6 +64,27 @@ impl KernelEvents {
             Kind::Way => self.ways_changed.store(true, Ordering::Relaxed),
         }
         self.wake.notify_one();
+    }
+}
+
+impl KernelEvents {
+    fn kind(&self, payload: &NetlinkPayload<RouteNetlinkMessage>) -> Kind {
+        let NetlinkPayload::InnerMessage(message) = payload else { return Kind::Way };
+        if let RouteNetlinkMessage::NewNeighbour(neighbour) | RouteNetlinkMessage::DelNeighbour(neighbour) =
+            message
+        {
+            let header = &neighbour.header;
+            // What a device learned is no row of ours. A neighbour that is deleted says "failed" here.
+            let is_learned =
+                header.family == AddressFamily::Bridge && header.state == NeighbourState::Reachable;
+            return if self.is_overlay(header.ifindex) && !is_learned { Kind::Row } else { Kind::Nothing };
+        }
+        if let RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) = message
+            && mark::is_ours(route.header.protocol)
+        {
+            return Kind::Row;
+        }
+        Kind::Way
     }
 }
 
@@ -63,7 +98,7 @@ enum Kind {
     Way,
 }
 
-/// Tells `events` whenever links, addresses, routes or permanent neighbours may have changed, until the task ends.
+/// Tells `events` whenever links, addresses, routes or the overlay's neighbours may have changed, until the task ends.
 ///
 /// A socket that the kernel overran is opened anew, and counts as a change of everything.
 pub async fn watch(events: Arc<KernelEvents>) {
@@ -73,7 +108,7 @@ pub async fn watch(events: Arc<KernelEvents>) {
                 let connection = tokio::spawn(connection);
                 events.note(&Kind::Way);
                 while let Some((message, _)) = messages.next().await {
-                    events.note(&kind(&message.payload));
+                    events.note(&events.kind(&message.payload));
                 }
                 connection.abort();
                 debug!("the kernel's event socket ended; opening another");
@@ -82,21 +117,4 @@ pub async fn watch(events: Arc<KernelEvents>) {
         }
         tokio::time::sleep(REOPEN).await;
     }
-}
-
-fn kind(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Kind {
-    let NetlinkPayload::InnerMessage(message) = payload else { return Kind::Way };
-    if let RouteNetlinkMessage::NewNeighbour(neighbour) | RouteNetlinkMessage::DelNeighbour(neighbour) =
-        message
-    {
-        // The state of learned neighbours changes all the time, and is none of our rows.
-        let is_permanent = neighbour.header.state == NeighbourState::Permanent;
-        return if is_permanent { Kind::Row } else { Kind::Nothing };
-    }
-    if let RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) = message
-        && mark::is_ours(route.header.protocol)
-    {
-        return Kind::Row;
-    }
-    Kind::Way
 }
