@@ -26,7 +26,7 @@ use crate::notify::Notify;
 use crate::startup;
 use crate::store::dir::DirStore;
 use crate::store::etcd::{EtcdOptions, EtcdStore};
-use crate::store::{Held, Rejected, Store};
+use crate::store::{Held, Rejected, Store, renewal_interval};
 use crate::subnet_env::{self, SubnetEnv};
 use crate::sysctl;
 use crate::tables::{Look, Tables};
@@ -34,6 +34,7 @@ use crate::underlay::{self, Choice, Follow};
 use crate::view::View;
 
 mod config;
+mod due;
 mod errand;
 mod pass;
 mod reach;
@@ -42,6 +43,7 @@ mod rules;
 mod tally;
 mod term;
 
+use due::{Due, Pause};
 use errand::Errand;
 use reach::Reach;
 use rules::Rules;
@@ -50,20 +52,10 @@ use term::NextTerm;
 
 /// A full pass when nothing happened: what was changed by hand without an event comes back within this time.
 const RESYNC: Duration = Duration::from_secs(3);
-/// At least this long between two passes, so that a burst of events is one pass.
-const SPACING: Duration = Duration::from_millis(20);
-/// The same while passes don't come to rest: the kernel may make an event of a change that it half made, and somebody
-/// may undo what we do. News from the store are not held up by it.
-const SPACING_WHILE_RESTLESS: Duration = Duration::from_secs(1);
 /// So many passes in a row that changed something are no burst any more.
 const RESTLESS: u32 = 10;
-/// A pass that lists all tables of a large cluster takes long, and our own writes ask for one: at least this many times
-/// its length lies between two, unless the store has news.
-const LISTING_SHARE: u32 = 10;
 /// How often the programs are told that we are alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How often our lease is renewed; it is good for 24 hours.
-const RENEW: Duration = Duration::from_hours(1);
 /// When to try again after a renewal that failed.
 const RENEW_RETRY: Duration = Duration::from_mins(1);
 /// When to try again to write a new address of this node into its lease.
@@ -167,6 +159,8 @@ struct Agent {
     handle: Handle,
     choice: Choice,
     follow: Follow,
+    /// Whether something happened since the underlay was last looked at; a pass for the store's news does not look.
+    is_underlay_doubted: bool,
     network: Network,
     /// Why the network config in the store is not the one in force.
     config_problem: Option<String>,
@@ -237,6 +231,7 @@ impl Agent {
             handle,
             choice,
             follow: Follow::default(),
+            is_underlay_doubted: false,
             network,
             config_problem: None,
             backend,
@@ -272,7 +267,9 @@ impl Agent {
         let mut heartbeat = ticker(HEARTBEAT);
         let mut look_at_rules = ticker(Duration::from_secs(self.args.iptables_resync));
         let mut rules = Errand::idle();
-        let mut renew_at = Instant::now() + RENEW;
+        let margin = u64::from(self.args.subnet_lease_renew_margin);
+        let renew_every = renewal_interval(Duration::from_mins(margin));
+        let mut renew_at = Instant::now() + renew_every;
         let mut readvertise_at = Instant::now();
         let mut term = Errand::idle();
         let mut config = Errand::idle();
@@ -286,23 +283,19 @@ impl Agent {
                 // It ends only when the channel does. Were it to end before, the loop must neither spin nor stop.
                 () = &mut watching, if is_watching => is_watching = false,
                 Some(update) = updates.recv() => {
-                    let mut is_config = self.take(update);
-                    while let Ok(update) = updates.try_recv() {
-                        is_config |= self.take(update);
-                    }
-                    if is_config {
+                    let news = self.take_all(update, &mut updates);
+                    if news.config {
                         config.begin(Self::reread(store));
+                    }
+                    if news.own_lease {
+                        renew_at = Instant::now();
                     }
                     is_news = true;
                     due.for_news();
                 }
                 () = events.next() => due.for_events(),
                 _ = resync.tick() => due.for_events(),
-                _ = heartbeat.tick() => {
-                    self.beat();
-                    loop_end.turned();
-                    notify.status(&self.summary());
-                }
+                _ = heartbeat.tick() => self.beat(loop_end, notify),
                 () = notify.watchdog() => {}
                 stream = control.accept() => answer(stream, self.document()),
                 // Who asked may have gone.
@@ -312,15 +305,14 @@ impl Agent {
                 _ = look_at_rules.tick() => if let Some(look) = self.look_at_rules() {
                     rules.begin(look);
                 },
-                looked = rules.done() => {
-                    self.take_rules(looked);
-                    due.for_events();
-                }
+                looked = rules.done() => if self.take_rules(looked) {
+                    due.for_news();
+                },
                 text = config.done() => if self.take_config(text) {
                     due.for_news();
                 },
                 () = sleep_until(renew_at), if term.is_idle() => {
-                    renew_at = Instant::now() + RENEW;
+                    renew_at = Instant::now() + renew_every;
                     term.begin(self.renew(store));
                 }
                 result = term.done() => match self.new_term(result) {
@@ -337,15 +329,11 @@ impl Agent {
                 look = due.now() => {
                     let started = Instant::now();
                     self.pass(look).await;
+                    self.beat(loop_end, notify);
                     if self.are_rules_outdated() {
                         look_at_rules.reset_immediately();
                     }
-                    if self.is_ready() {
-                        loop_end.set_ready(true);
-                        notify.ready();
-                    }
-                    let rests = self.errors.is_empty() && self.changes_in_a_row < RESTLESS;
-                    due.passed(look, started, rests);
+                    due.passed(started, self.pause(look));
                 }
                 () = sleep_until(readvertise_at), if term.is_idle() && self.is_misadvertised() => {
                     readvertise_at = Instant::now() + READVERTISE_RETRY;
@@ -365,6 +353,16 @@ impl Agent {
         kernel_events.abort();
     }
 
+    fn pause(&self, look: Look) -> Pause {
+        if !self.errors.is_empty() || self.changes_in_a_row >= RESTLESS {
+            Pause::Restless
+        } else if look == Look::Anew && self.changes_in_a_row == 0 {
+            Pause::Share
+        } else {
+            Pause::Short
+        }
+    }
+
     /// Whether the first full sync is done.
     fn is_ready(&self) -> bool {
         self.subnet_env.is_some()
@@ -375,8 +373,14 @@ impl Agent {
         serde_json::to_string(&self.facts()).unwrap_or_default()
     }
 
-    /// Tells the programs that we are alive.
-    fn beat(&mut self) {
+    /// Tells everybody that we are alive: the programs, who probes us, and the service manager.
+    fn beat(&mut self, loop_end: &LoopEnd, notify: &mut Notify) {
+        loop_end.turned();
+        if self.is_ready() {
+            loop_end.set_ready(true);
+            notify.ready();
+        }
+        notify.status(&self.summary());
         if let Some(fast_path) = &mut self.tables.fast_path
             && let Err(error) = fast_path.extend_deadline()
         {
@@ -391,59 +395,6 @@ fn public_ips(args: &RunArgs, underlay: &Underlay) -> ByFamily<IpAddr> {
         Family::V4 => args.public_ip.map_or(*own, IpAddr::V4),
         Family::V6 => args.public_ipv6.map_or(*own, IpAddr::V6),
     })
-}
-
-/// When the next pass is due, and how it has to look.
-struct Due {
-    news: bool,
-    events: bool,
-    /// The earliest time for what the store's news ask for.
-    news_at: Instant,
-    /// The earliest time for what the kernel's events ask for.
-    events_at: Instant,
-}
-
-impl Default for Due {
-    fn default() -> Self {
-        Self { news: false, events: false, news_at: Instant::now(), events_at: Instant::now() }
-    }
-}
-
-impl Due {
-    fn for_news(&mut self) {
-        self.news = true;
-    }
-
-    fn for_events(&mut self) {
-        self.events = true;
-    }
-
-    /// Waits for the next pass; for ever, where nothing asks for one.
-    async fn now(&mut self) -> Look {
-        let news_at = self.news.then_some(self.news_at);
-        let events_at = self.events.then_some(self.events_at);
-        let Some(at) = news_at.into_iter().chain(events_at).min() else {
-            return std::future::pending().await;
-        };
-        sleep_until(at).await;
-        // The first pass has nothing to trust; a listing that is due serves the news, too.
-        let look = if self.events && self.events_at <= Instant::now() { Look::Anew } else { Look::Trust };
-        self.news = false;
-        self.events &= look == Look::Trust;
-        look
-    }
-
-    /// Notes a pass that took since `started`; `rests` says whether there is nothing left to do as far as it knows.
-    fn passed(&mut self, look: Look, started: Instant, rests: bool) {
-        let now = Instant::now();
-        self.news_at = now + SPACING;
-        let pause = if rests { SPACING } else { SPACING_WHILE_RESTLESS };
-        let share = match look {
-            Look::Anew => (now - started) * LISTING_SHARE,
-            Look::Trust => Duration::ZERO,
-        };
-        self.events_at = self.events_at.max(now + pause.max(share));
-    }
 }
 
 fn ticker(period: Duration) -> Interval {

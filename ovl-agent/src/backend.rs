@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use ipnet::IpNet;
@@ -52,7 +53,7 @@ pub enum Route {
         /// The next hop.
         gateway: IpAddr,
         /// Name of the interface it leaves by.
-        device: String,
+        device: Arc<str>,
         /// Whether the next hop is taken to be on the link without an address saying so.
         onlink: bool,
     },
@@ -107,7 +108,7 @@ pub enum Backend {
 }
 
 /// Peers that are on the same link, by their public IP, with the interface that leads to them.
-pub type OnLink = BTreeMap<IpAddr, String>;
+pub type OnLink = BTreeMap<IpAddr, Arc<str>>;
 
 impl Backend {
     /// The name for people.
@@ -223,6 +224,9 @@ impl Backend {
     /// All rows, given all leases.
     pub fn desired(&self, node: &Node, network: &Network, view: &View, on_link: &OnLink) -> Desired {
         let mut desired = Desired::default();
+        // One name for all routes.
+        let underlay: Arc<str> = node.underlay.name.as_str().into();
+        let overlay = self.devices().map(|_, name| Arc::from(name.as_str()));
         if let Self::Vxlan(vxlan) = self {
             vxlan.own_rows(node, &mut desired);
         }
@@ -237,9 +241,11 @@ impl Backend {
             for (family, range) in network.ranges().iter() {
                 let Some(subnet) = key.subnet(family) else { continue };
                 let programmed = self.peer(node, *range, subnet, attrs).and_then(|public_ip| match self {
-                    Self::Vxlan(vxlan) => vxlan.peer_rows(subnet, public_ip, attrs, on_link, &mut desired),
+                    Self::Vxlan(vxlan) => {
+                        vxlan.peer_rows(subnet, public_ip, attrs, (&overlay, on_link), &mut desired)
+                    }
                     Self::HostGw(_) => {
-                        direct::peer_rows(subnet, public_ip, &node.underlay.name, &mut desired);
+                        direct::peer_rows(subnet, public_ip, &underlay, &mut desired);
                         Ok(())
                     }
                     Self::Alloc => Ok(()),

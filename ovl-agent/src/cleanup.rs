@@ -10,11 +10,11 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::Args;
 use rtnetlink::Handle;
 
-use crate::netlink;
+use crate::{firewall, netlink};
 
 mod devices;
 mod files;
@@ -94,16 +94,22 @@ async fn clean(args: &CleanupArgs) -> Result<()> {
         }
         Err(error) => report.failed("the devices", &error),
     }
-    firewall(args.flannel, &mut report);
+    firewall(args.flannel, &mut report).await;
     let found_others = report.removed + report.failed > 0;
     report.remove(&handle, files::find(args, found_others)).await;
     report.finish()
 }
 
 /// The firewall rules: ours, and with `flannel` also those of flanneld in either mode.
-///
-/// This is the one place that calls `firewall::remove_all`; its items go through [`Report::removed`].
-fn firewall(_flannel: bool, _report: &mut Report) {}
+async fn firewall(flannel: bool, report: &mut Report) {
+    let outcome = firewall::remove_all(flannel, report.dry_run).await;
+    for change in outcome.changes {
+        report.removed(&format!("firewall rules: {change}"), Ok(()));
+    }
+    for error in outcome.errors {
+        report.failed("firewall rules", &anyhow!(error));
+    }
+}
 
 /// One thing to remove.
 #[derive(Debug)]

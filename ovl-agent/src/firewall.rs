@@ -12,9 +12,11 @@ use crate::family::{ByFamily, Family};
 use crate::instance::Instance;
 
 mod command;
+mod fingerprint;
 mod generation;
 mod iptables;
 mod legacy;
+mod netlink;
 mod nftables;
 mod remove;
 mod rules;
@@ -124,16 +126,21 @@ impl Firewall {
     pub async fn ensure(&mut self, wanted: &Wanted) -> Outcome {
         let mut outcome = Outcome::default();
         let known = self.stood.as_ref() == Some(wanted);
+        if !known {
+            self.seen = None;
+        }
         for _ in 0..ROUNDS {
             // Before the look: what changes during it is seen the next time.
-            let seen = match Seen::now(wanted.mode) {
+            let seen = match self.see(wanted.mode) {
                 Ok(seen) => seen,
                 Err(error) => {
                     outcome.errors.push(format!("{error:#}"));
                     return outcome;
                 }
             };
-            if known && self.seen == Some(seen) {
+            if known && self.seen.as_ref().is_some_and(|last| last.is_as(&seen)) {
+                // With the generation of now, so that the next time is cheaper.
+                self.seen = Some(seen);
                 return outcome;
             }
             let changes = outcome.changes.len();
@@ -155,6 +162,14 @@ impl Firewall {
             outcome.changes.last().map_or("", String::as_str)
         ));
         outcome
+    }
+
+    fn see(&self, mode: Mode) -> anyhow::Result<Seen> {
+        let last = self.seen.as_ref();
+        match mode {
+            Mode::Iptables => Seen::now(|| self.iptables.places(&self.tag), true, last),
+            Mode::Nftables => Seen::now(|| nftables::places(&self.tag), false, last),
+        }
     }
 
     /// `known`: the rules stood as wanted before, so that only they can be wrong.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::family::{ByFamily, Family};
 
@@ -112,10 +112,10 @@ pub struct LeaseAttrs {
     pub backend_type: String,
     /// What the backend tells its peers for IPv4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backend_data: Option<Value>,
+    pub backend_data: Option<BackendData>,
     /// What the backend tells its peers for IPv6.
     #[serde(rename = "BackendV6Data", default, skip_serializing_if = "Option::is_none")]
-    pub backend_v6_data: Option<Value>,
+    pub backend_v6_data: Option<BackendData>,
 }
 
 fn unset() -> Ipv4Addr {
@@ -132,7 +132,7 @@ impl LeaseAttrs {
     }
 
     /// What the backend tells its peers for one family.
-    pub fn backend_data(&self, family: Family) -> Option<&Value> {
+    pub fn backend_data(&self, family: Family) -> Option<&BackendData> {
         match family {
             Family::V4 => self.backend_data.as_ref(),
             Family::V6 => self.backend_v6_data.as_ref(),
@@ -145,6 +145,39 @@ impl LeaseAttrs {
         self.public_ip(Family::V4).or(self.public_ip(Family::V6))
     }
 }
+
+/// What a backend tells its peers: any JSON, kept as the text it came as. Parsed, ten thousand of them would take
+/// several times the memory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BackendData(Box<RawValue>);
+
+impl BackendData {
+    /// `value` as JSON.
+    ///
+    /// # Errors
+    /// Where it has no form in JSON.
+    pub fn new(value: &impl Serialize) -> serde_json::Result<Self> {
+        serde_json::value::to_raw_value(value).map(Self)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// Where it is no `T`.
+    pub fn read<'a, T: Deserialize<'a>>(&'a self) -> serde_json::Result<T> {
+        serde_json::from_str(self.0.get())
+    }
+}
+
+impl PartialEq for BackendData {
+    /// Text by text: the same JSON written otherwise is a change, which costs one look.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get() == other.0.get()
+    }
+}
+
+impl Eq for BackendData {}
 
 /// A subnet and who holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]

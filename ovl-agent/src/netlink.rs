@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use ovl_common::Mac;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
@@ -15,6 +15,7 @@ mod fdb;
 mod link;
 mod lookup;
 mod main_table;
+pub mod mark;
 mod neighbour;
 mod route;
 mod watch;
@@ -26,7 +27,7 @@ pub use link::DeviceTable;
 pub use lookup::{Hop, lookup};
 pub use main_table::{MainRoute, NextHop, main_routes};
 pub use neighbour::NeighbourTable;
-pub use route::{PROTOCOL, RouteTable};
+pub use route::RouteTable;
 pub use watch::{KernelEvents, watch};
 
 /// Opens a netlink socket in this process's network namespace. Needs a running tokio runtime.
@@ -135,6 +136,17 @@ fn absent_is_success(result: Result<(), rtnetlink::Error>) -> Result<()> {
         Err(error) if code(&error).is_some_and(|code| ABSENT.contains(&code)) => Ok(()),
         other => other.map_err(describe),
     }
+}
+
+/// Does `write` with each row, many at a time: an answer is waited for while others are under way.
+async fn pipelined<'a, K, R, F>(rows: &'a [(K, R)], write: impl Fn(&'a K, &'a R) -> F) -> Vec<Result<()>>
+where
+    F: Future<Output = Result<()>>,
+{
+    /// The kernel queues the answers in the socket's buffer, which holds some hundreds.
+    const UNDER_WAY: usize = 64;
+    let writes = rows.iter().map(|(key, row)| write(key, row));
+    futures_util::stream::iter(writes).buffered(UNDER_WAY).collect().await
 }
 
 /// The index of the interface called `name`, where there is one.

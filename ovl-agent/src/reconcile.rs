@@ -164,8 +164,9 @@ pub async fn put_missing<T: Table>(
     };
     let plan = diff(have, want);
     let mut refused = Vec::new();
-    for (key, row) in plan.put {
-        match table.put(&key, &row).await {
+    let results = table.put_all(&plan.put).await;
+    for ((key, row), result) in plan.put.into_iter().zip(results) {
+        match result {
             Ok(()) => {
                 debug!("{} {key:?}: {row:?}", table.name());
                 outcome.put += 1;

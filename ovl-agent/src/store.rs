@@ -136,3 +136,25 @@ pub trait Store {
     /// every gap. Reconnects by itself; never returns because the store is gone.
     async fn watch(&self, updates: mpsc::Sender<Update>);
 }
+
+/// How long after a lease was taken or renewed it should be renewed, where it is not to come closer to its end than
+/// `margin` (flannel's `--subnet-lease-renew-margin`, less than [`LEASE_TTL`]).
+///
+/// Every hour at the latest, where flannel with its default waits for 23: renewing writes nothing, and an etcd that is
+/// gone for a night then ends no lease. After a failure the next try is due in a minute, whatever the margin.
+pub fn renewal_interval(margin: std::time::Duration) -> std::time::Duration {
+    LEASE_TTL.saturating_sub(margin).min(std::time::Duration::from_hours(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewal_is_hourly_unless_the_margin_asks_for_more() {
+        let minutes = std::time::Duration::from_mins;
+        for (margin, interval) in [(1, 60), (60, 60), (23 * 60, 60), (23 * 60 + 30, 30), (1439, 1)] {
+            assert_eq!(renewal_interval(minutes(margin)), minutes(interval), "{margin}");
+        }
+    }
+}

@@ -22,6 +22,16 @@ pub trait Table {
     /// Creates or replaces a row.
     async fn put(&mut self, key: &Self::Key, row: &Self::Row) -> Result<()>;
 
+    /// Creates or replaces many rows, and says of each what became of it. In any order: no row needs another of its
+    /// table.
+    async fn put_all(&mut self, rows: &[(Self::Key, Self::Row)]) -> Vec<Result<()>> {
+        let mut results = Vec::with_capacity(rows.len());
+        for (key, row) in rows {
+            results.push(self.put(key, row).await);
+        }
+        results
+    }
+
     /// Deletes a row; one that is absent is a success.
     async fn delete(&mut self, key: &Self::Key) -> Result<()>;
 }

@@ -12,6 +12,8 @@ use crate::command::{Cmd, Place};
 use crate::topology::{SWITCH_ADDRESS, Topology};
 use crate::wait::wait_for;
 
+mod users;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 /// etcd's own default.
 const MAX_TXN_OPS: usize = 128;
@@ -84,19 +86,6 @@ impl Etcd {
         Ok(etcd)
     }
 
-    /// Gives a user another password; neither may hold what a shell would not take literally.
-    pub fn set_password(&self, name: &str, password: &str) -> Result<()> {
-        // etcdctl reads it from its input.
-        let passwd = self.etcdctl().words("user passwd --interactive=false").arg(name);
-        self.place
-            .command("sh")
-            .arg("-c")
-            .arg(format!("echo {password} | {passwd}"))
-            .env("ETCDCTL_API", "3")
-            .run()?;
-        Ok(())
-    }
-
     /// A cluster of `size` members on free ports of the host's loopback.
     pub fn local_cluster(dir: &Path, size: usize) -> Result<Vec<Self>> {
         let mut members = Vec::new();
@@ -116,25 +105,6 @@ impl Etcd {
         }
         members.iter_mut().try_for_each(Self::wait_until_healthy)?;
         Ok(members)
-    }
-
-    /// Switches authentication on, with all rights for `root`; [`Etcd::etcdctl`] is `root` from now on.
-    pub fn enable_auth(&mut self, password: &str) -> Result<()> {
-        self.etcdctl().args(["user", "add", &format!("root:{password}")]).run()?;
-        self.etcdctl().words("user grant-role root root").run()?;
-        self.etcdctl().words("auth enable").run()?;
-        self.password = Some(password.to_owned());
-        Ok(())
-    }
-
-    /// Adds a user who may read and write what is below `prefix`.
-    pub fn add_user(&self, name: &str, password: &str, prefix: &str) -> Result<()> {
-        self.etcdctl().args(["user", "add", &format!("{name}:{password}")]).run()?;
-        self.etcdctl().args(["role", "add", name]).run()?;
-        let grant = ["role", "grant-permission", name, "readwrite", "--prefix=true", prefix];
-        self.etcdctl().args(grant).run()?;
-        self.etcdctl().args(["user", "grant-role", name, name]).run()?;
-        Ok(())
     }
 
     /// The URL for clients.

@@ -118,6 +118,7 @@ fn add_device(node: &Node, subnet: &Subnet, options: &str) -> Result<()> {
     let (local, overhead, host_len) =
         if base.is_ipv4() { (node.addresses().ipv4(), 50, 32) } else { (node.addresses().ipv6(), 70, 128) };
     let local = local.map_or(node.address(), |place| place.address);
+    // Flanneld asks for 50 less with IPv6, too, and the kernel cuts that to what fits.
     let mtu = links::mtu(netns, "eth0")? - overhead;
     netns.ip(&format!(
         "link add {name} mtu {mtu} txqueuelen 0 type vxlan id 1 local {local} dev eth0 {options}"

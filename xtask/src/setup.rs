@@ -18,6 +18,7 @@ pub(crate) const NETWORK: &[Tool] = &[
     ("taskset", "util-linux"),
     ("sysctl", "procps"),
     ("ping", "iputils-ping"),
+    ("iptables", "iptables"),
     ("iperf3", "iperf3"),
     ("sockperf", "sockperf"),
 ];

@@ -33,12 +33,13 @@ impl Agent {
     async fn reconcile(&mut self, look: Look) -> Result<Vec<String>> {
         let interfaces = interfaces(&self.handle).await?;
         let mut errors = Vec::new();
-        let ways_changed = self.events.take_ways_changed();
-        if ways_changed {
+        if self.events.take_ways_changed() {
             self.reach.doubt();
+            self.is_underlay_doubted = true;
         }
-        if look == Look::Anew && (ways_changed || self.follow.is_waiting()) {
+        if look == Look::Anew && (self.is_underlay_doubted || self.follow.is_waiting()) {
             errors.extend(self.follow_underlay(&interfaces).await?);
+            self.is_underlay_doubted = false;
         }
         errors.extend(self.missing_underlay(&interfaces));
         let on_link = self.on_link(&interfaces).await?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::Result;
 use rtnetlink::Handle;
@@ -12,7 +13,7 @@ use crate::netlink::{Interface, lookup};
 /// The kernel's answers, kept until somebody else's route, an address or a link changes.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
-    answers: BTreeMap<IpAddr, Option<String>>,
+    answers: BTreeMap<IpAddr, Option<Arc<str>>>,
 }
 
 impl Reach {
@@ -37,8 +38,9 @@ impl Reach {
                 continue;
             }
             let hop = lookup(handle, peer).await?.filter(|hop| hop.single && hop.gateway.is_none());
-            let device = hop.and_then(|hop| interfaces.get(&hop.ifindex)).map(|device| device.name.clone());
-            self.answers.insert(peer, device.filter(|name| name != "lo" && !overlay.contains(name)));
+            let device = hop.and_then(|hop| interfaces.get(&hop.ifindex)).map(|device| device.name.as_str());
+            let device = device.filter(|name| *name != "lo" && !overlay.contains(*name));
+            self.answers.insert(peer, device.map(Arc::from));
         }
         Ok(self.answers.iter().filter_map(|(peer, device)| Some((*peer, device.clone()?))).collect())
     }

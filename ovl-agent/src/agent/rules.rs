@@ -76,8 +76,9 @@ impl Agent {
         })
     }
 
-    /// Takes the result of a look in.
-    pub(super) fn take_rules(&mut self, looked: Looked) {
+    /// Takes the result of a look in. Whether the node may be ready now that was not before.
+    pub(super) fn take_rules(&mut self, looked: Looked) -> bool {
+        let stood = self.do_rules_stand();
         let Looked { firewall, wanted, outcome } = looked;
         let rules = &mut self.rules;
         rules.firewall = Some(firewall);
@@ -101,6 +102,7 @@ impl Agent {
             rules.stood = Some(wanted);
         }
         rules.errors = outcome.errors;
+        !stood && self.do_rules_stand()
     }
 
     /// Whether the rules that packets need stand: without masquerading, pods reach nothing outside; forward rules only

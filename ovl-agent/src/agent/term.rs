@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::Agent;
@@ -21,9 +22,30 @@ pub(super) enum NextTerm {
     Reacquire,
 }
 
+/// What news there is beside the leases of others.
+#[derive(Default)]
+pub(super) struct News {
+    /// The network config may have changed.
+    pub(super) config: bool,
+    /// Somebody wrote our lease again as it is: it may have become a reservation, or none any more, which the next
+    /// renewal tells.
+    pub(super) own_lease: bool,
+}
+
 impl Agent {
-    /// Takes news of the leases in. Returns whether the network config may have changed.
-    pub(super) fn take(&mut self, update: Update) -> bool {
+    /// Takes all the news in that there is.
+    pub(super) fn take_all(&mut self, first: Update, rest: &mut mpsc::Receiver<Update>) -> News {
+        let mut news = self.take(first);
+        while let Ok(update) = rest.try_recv() {
+            let more = self.take(update);
+            news.config |= more.config;
+            news.own_lease |= more.own_lease;
+        }
+        news
+    }
+
+    fn take(&mut self, update: Update) -> News {
+        let mut news = News::default();
         if !matches!(update, Update::Unavailable(_)) {
             self.tally.store_answered = Some(Instant::now());
             if self.store_error.take().is_some() {
@@ -40,6 +62,7 @@ impl Agent {
                 self.rejected_items = rejected;
             }
             Update::Put(lease) => {
+                news.own_lease = lease == self.held.lease;
                 self.rejected_items.retain(|item| item.key != Some(lease.key));
                 self.view.put(lease);
             }
@@ -52,7 +75,7 @@ impl Agent {
                 self.rejected_items.retain(|known| known.item != item.item);
                 self.rejected_items.push(item);
             }
-            Update::ConfigChanged => return true,
+            Update::ConfigChanged => news.config = true,
             Update::Unavailable(reason) => {
                 warn!("{} does not answer, all rows stay as they are: {reason}", self.store_name);
                 if self.store_error.replace(reason).is_none() {
@@ -61,7 +84,7 @@ impl Agent {
                 }
             }
         }
-        false
+        news
     }
 
     fn reject(&self, item: &Rejected) {

@@ -1,6 +1,7 @@
 //! Rows of a peer that is reached without a tunnel: one route, with the peer itself as next hop.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytemuck::Zeroable as _;
 use ipnet::IpNet;
@@ -9,8 +10,8 @@ use ovl_common::{Remote, Travel};
 use super::{Desired, Route, bpf_prefix};
 
 /// Routes `subnet` through `public_ip`, which is on the link of `device`.
-pub(super) fn peer_rows(subnet: IpNet, public_ip: IpAddr, device: &str, desired: &mut Desired) {
-    let route = Route::Via { gateway: public_ip, device: device.to_owned(), onlink: false };
+pub(super) fn peer_rows(subnet: IpNet, public_ip: IpAddr, device: &Arc<str>, desired: &mut Desired) {
+    let route = Route::Via { gateway: public_ip, device: Arc::clone(device), onlink: false };
     desired.routes.insert(subnet, route);
     if let (Some(prefix), IpAddr::V4(node)) = (bpf_prefix(subnet), public_ip) {
         let remote = Remote { node: node.into(), travel: Travel::Direct as u16, ..Remote::zeroed() };

@@ -2,15 +2,15 @@
 //! (FLANNEL.md 5.1).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use ovl_common::{Encapsulation, Mac, Remote, Travel};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::backend::{Desired, OnLink, Route, Tunnel, VxlanDevice, bpf_prefix, direct};
 use crate::family::{ByFamily, Family};
-use crate::lease::LeaseAttrs;
+use crate::lease::{BackendData, LeaseAttrs};
 use crate::network::VxlanOptions;
 use crate::node::Node;
 
@@ -23,7 +23,8 @@ pub struct Vxlan {
     pub macs: ByFamily<Mac>,
 }
 
-/// `BackendData` and `BackendV6Data` of a lease.
+/// `BackendData` and `BackendV6Data` of a lease. Members in this order and no other string member: flannel reads the
+/// MAC by splitting the text.
 #[derive(Deserialize, Serialize)]
 struct LeaseData {
     #[serde(rename = "VNI")]
@@ -57,9 +58,12 @@ impl Vxlan {
         }
     }
 
-    pub(super) fn lease_data(&self) -> ByFamily<Value> {
-        // Members in this order and no other string member: flannel reads the MAC by splitting the text.
-        self.macs.map(|_, mac| serde_json::json!({ "VNI": self.options.vni, "VtepMAC": mac.to_string() }))
+    pub(super) fn lease_data(&self) -> ByFamily<BackendData> {
+        ByFamily::from_fn(|family| {
+            let mac = self.macs.get(family)?;
+            // Two plain members always have a form in JSON.
+            BackendData::new(&LeaseData { vni: self.options.vni, vtep_mac: mac.to_string() }).ok()
+        })
     }
 
     /// The devices and their addresses: the subnet's first, which peers use as the next hop.
@@ -89,7 +93,7 @@ impl Vxlan {
         subnet: IpNet,
         public_ip: IpAddr,
         attrs: &LeaseAttrs,
-        on_link: &OnLink,
+        (overlay, on_link): (&ByFamily<Arc<str>>, &OnLink),
         desired: &mut Desired,
     ) -> Result<(), String> {
         let family = Family::of(public_ip);
@@ -112,8 +116,9 @@ impl Vxlan {
         }
         desired.neighbours.insert(gateway, mac);
         desired.fdb.insert((family, mac), public_ip);
-        let device = device_name(family, self.options.vni);
-        desired.routes.insert(subnet, Route::Via { gateway, device, onlink: true });
+        if let Some(device) = overlay.get(family).cloned() {
+            desired.routes.insert(subnet, Route::Via { gateway, device, onlink: true });
+        }
         if let (Some(prefix), IpAddr::V4(node)) = (bpf_prefix(subnet), public_ip) {
             let remote = Remote { node: node.into(), travel: Travel::Vxlan as u16, vtep_mac: mac };
             desired.remotes.insert(prefix, remote);
@@ -127,8 +132,7 @@ impl Vxlan {
             Family::V6 => "BackendV6Data",
         };
         let data = attrs.backend_data(family).ok_or_else(|| format!("it has no {name}"))?;
-        let data =
-            LeaseData::deserialize(data).map_err(|error| format!("its {name} is not vxlan's: {error}"))?;
+        let data: LeaseData = data.read().map_err(|error| format!("its {name} is not vxlan's: {error}"))?;
         if data.vni != self.options.vni {
             return Err(format!("its VNI is {}, this node's is {}", data.vni, self.options.vni));
         }
@@ -228,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_peer_on_the_link_is_routed_to_where_the_config_wants_it() {
-        let on_link = OnLink::from([(ip("192.0.2.12"), "eth0".to_owned())]);
+        let on_link = OnLink::from([(ip("192.0.2.12"), "eth0".into())]);
         let leases = view(&[("10.42.7.0-24&fd42:0:0:7::-64", DUAL)]);
         for direct_routing in [false, true] {
             let options = VxlanOptions { direct_routing, ..vxlan().options };

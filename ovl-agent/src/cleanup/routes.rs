@@ -15,9 +15,7 @@ use super::devices::Devices;
 use super::files::Ranges;
 use super::kernel::{absent_is_success, describe};
 use super::{Leftover, Removal};
-
-/// The mark of our routes (`netlink/route.rs`).
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(111);
+use crate::netlink::mark;
 
 /// Our routes and, inside `ranges`, flannel's.
 pub(super) async fn find(handle: &Handle, devices: &Devices, ranges: &Ranges) -> Result<Vec<Leftover>> {
@@ -100,7 +98,7 @@ impl Route {
     }
 
     fn is_ours(&self) -> bool {
-        self.table == u32::from(RouteHeader::RT_TABLE_MAIN) && self.protocol == PROTOCOL
+        self.table == u32::from(RouteHeader::RT_TABLE_MAIN) && mark::is_ours(self.protocol)
     }
 
     /// flannel's routes have no protocol of their own: a route by hand, too, is `boot`. What flannel writes past its own
@@ -149,7 +147,7 @@ mod tests {
             device: Some(2),
         };
         let direct = via("10.77.7.0/24");
-        let ours = Route { protocol: PROTOCOL, ..via("10.42.7.0/24") };
+        let ours = Route { protocol: RouteProtocol::Other(111), ..via("10.42.7.0/24") };
         // Ours, and flannel's.
         let table = [
             (direct.clone(), false, true),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tracing::info;
 
 use super::command::Failure;
+use super::fingerprint::Place;
 use super::{Outcome, Wanted, claim, legacy};
 use crate::family::{ByFamily, Family};
 
@@ -55,6 +56,9 @@ impl Iptables {
                 Err(_) => {}
             }
         }
+        if looks.is_empty() {
+            return;
+        }
         let names = self.names.get_or_insert_with(|| {
             let tables: Vec<_> = looks.iter().flat_map(|look| look.tables().into_values()).collect();
             Names::decide(tag, tables.iter())
@@ -65,7 +69,8 @@ impl Iptables {
         let errors = outcome.errors.len();
         for look in looks.iter().filter(|look| look.variant == variant) {
             let range = wanted.ranges.get(look.family);
-            look.mend(&names::parts(tag, wanted, range, look.tool.knows_random_fully()), outcome).await;
+            look.mend(&names::parts(tag, wanted, range, look.tool.knows_random_fully()), false, outcome)
+                .await;
         }
         for (family, _) in wanted.ranges.iter().filter(|(family, _)| needed(*family)) {
             let mut of_family = looks.iter().filter(|look| look.family == family).peekable();
@@ -79,9 +84,25 @@ impl Iptables {
         // First the new, then the old.
         if outcome.errors.len() == errors {
             for look in looks.iter().filter(|look| look.variant != variant) {
-                look.mend(&names::absent(tag), outcome).await;
+                look.mend(&names::absent(tag), false, outcome).await;
             }
         }
+    }
+
+    /// What to look at in nftables, where the nft variant keeps its rules: our chains and those that lead there, and
+    /// where a kubelet says which variant it uses.
+    pub(super) fn places(&self, tag: &str) -> Vec<Place> {
+        let tag = self.names.as_ref().and_then(|names| names.tag(tag));
+        let mut places = Vec::new();
+        for family in Family::ALL {
+            for part in names::absent(tag) {
+                let table = Place::table(Some(family), part.table);
+                places.extend([part.hook, &part.chain, plan::MARKER].map(|chain| table.chain(chain)));
+            }
+            let mangle = Place::table(Some(family), "mangle");
+            places.extend(variant::KUBELETS.map(|chain| mangle.chain(chain)));
+        }
+        places
     }
 
     /// Removes what there is of the overlay `tag` and of flannel: the rules are elsewhere now. Programs that are not
@@ -91,16 +112,16 @@ impl Iptables {
         let flannels = names::claim_flannels();
         for family in Family::ALL {
             for look in self.look(family).await.unwrap_or_default() {
-                look.mend(&names::absent(Some(tag)), outcome).await;
+                look.mend(&names::absent(Some(tag)), false, outcome).await;
                 if flannels.is_some() {
-                    look.mend(&names::absent(None), outcome).await;
+                    look.mend(&names::absent(None), false, outcome).await;
                 }
             }
         }
     }
 
     /// Removes the chains that agents made which do not run any more; with `flannel` also those flanneld made.
-    pub(super) async fn remove(&mut self, flannel: bool, outcome: &mut Outcome) {
+    pub(super) async fn remove(&mut self, flannel: bool, dry_run: bool, outcome: &mut Outcome) {
         let flannels = names::claim_flannels();
         for family in Family::ALL {
             for look in self.look(family).await.unwrap_or_default() {
@@ -110,11 +131,11 @@ impl Iptables {
                 tags.sort_unstable();
                 tags.dedup();
                 for tag in tags.into_iter().filter(|tag| claim(tag).is_some()) {
-                    look.mend(&names::absent(Some(tag)), outcome).await;
+                    look.mend(&names::absent(Some(tag)), dry_run, outcome).await;
                 }
                 let marked = tables.values().any(|table| table.chain(plan::MARKER).is_some());
                 if flannels.is_some() && (flannel || marked) {
-                    look.mend(&names::absent(None), outcome).await;
+                    look.mend(&names::absent(None), dry_run, outcome).await;
                 }
             }
         }
@@ -163,7 +184,7 @@ impl Iptables {
             (false, true) => Variant::Legacy,
             _ => choose(self.variant, default, census(Variant::Nft), census(Variant::Legacy)),
         };
-        if self.variant != Some(variant) && !looks.is_empty() {
+        if self.variant != Some(variant) {
             info!("firewall rules go where the host's are: iptables in its {variant} variant");
             self.variant = Some(variant);
         }
@@ -172,14 +193,15 @@ impl Iptables {
 }
 
 impl Look {
-    /// Makes the tables hold `parts`.
-    async fn mend(&self, parts: &[Part], outcome: &mut Outcome) {
+    /// Makes the tables hold `parts`; with `dry_run` it only tells what that would change.
+    async fn mend(&self, parts: &[Part], dry_run: bool, outcome: &mut Outcome) {
         let tables = self.tables();
         let empty = save::Table::default();
         for part in parts {
             let Some(plan) = plan(tables.get(part.table).unwrap_or(&empty), part) else { continue };
             let place = format!("{} {} ({})", self.family, part.table, self.variant);
-            match self.tool.restore(&plan.restore).await {
+            let written = if dry_run { Ok(()) } else { self.tool.restore(&plan.restore).await };
+            match written {
                 Ok(()) => outcome.changes.push(format!("{place}: {}", plan.reasons.join(", "))),
                 Err(error) => outcome.errors.push(format!("cannot write the rules of {place}: {error}")),
             }

@@ -5,53 +5,64 @@
 
 use std::fmt::Write as _;
 
-use super::command::run;
+use anyhow::{Result, bail};
+
+use super::command::{Failure, run};
+use super::fingerprint::Place;
 use super::rules::{self, Rule};
-use super::{Outcome, Wanted, generation};
+use super::{Outcome, Wanted, fingerprint, generation};
 
 /// flannel's tables.
 pub(super) const FLANNELS: [&str; 2] = ["ip flannel-ipv4", "ip6 flannel-ipv6"];
+/// Our chains, with flannel's names.
+const POSTROUTING: &str = "postrtg";
+const FORWARD: &str = "forward";
 
 /// What the agent knows of its table.
 #[derive(Debug, Default)]
 pub(super) struct Nftables {
-    /// What was written last, and how `nft` prints that when nobody else changed it: the print differs between
-    /// versions, so it is learned rather than foretold.
-    written: Option<(String, String)>,
+    /// What was written last, and the number for what stood then: learned, for what the kernel makes of a rule is
+    /// its own affair.
+    written: Option<(String, u64)>,
     /// Whether this host's `nft` or kernel refuses `fully-random`.
     plain: bool,
 }
 
-/// The name of the table of the overlay `tag`.
-pub(super) fn table(tag: &str) -> String {
-    format!("inet ovl-{tag}")
+/// The table of the overlay `tag`.
+fn table(tag: &str) -> String {
+    format!("ovl-{tag}")
+}
+
+/// What to look at in the kernel: our table and its chains.
+pub(super) fn places(tag: &str) -> Vec<Place> {
+    let table = Place::table(None, &table(tag));
+    vec![table.chain(POSTROUTING), table.chain(FORWARD), table]
 }
 
 impl Nftables {
     /// Looks at the table once, and writes it anew where it is not as it was written.
     pub(super) async fn mend(&mut self, tag: &str, wanted: &Wanted, outcome: &mut Outcome) {
-        let table = table(tag);
+        let table = format!("inet {}", table(tag));
+        let standing = match fingerprint::of(&places(tag)) {
+            Ok(standing) => standing,
+            Err(error) => return outcome.errors.push(format!("{error:#}")),
+        };
         let script = render(&table, wanted, !self.plain);
-        let standing = list(&table).await;
-        let reason = match (&self.written, &standing) {
-            (Some((written, printed)), Some(standing)) if *written == script => {
-                if printed == standing {
-                    return;
-                }
-                "had been changed"
-            }
+        let reason = match (&self.written, standing) {
+            (Some((written, stood)), Some(standing)) if *written == script && *stood == standing => return,
             (_, None) if !wanted.any_rules() => return,
             (_, None) => "was missing",
+            (Some((written, _)), Some(_)) if *written == script => "had been changed",
             (_, Some(_)) => "was of another time",
         };
         self.written = None;
-        match self.write(&table, wanted).await {
+        match self.write(tag, &table, wanted).await {
             Ok(()) => outcome.changes.push(format!("table {table} {reason}")),
             Err(error) => outcome.errors.push(format!("cannot write table {table}: {error}")),
         }
     }
 
-    async fn write(&mut self, table: &str, wanted: &Wanted) -> anyhow::Result<()> {
+    async fn write(&mut self, tag: &str, table: &str, wanted: &Wanted) -> Result<()> {
         let before = generation::now()?;
         let script = render(table, wanted, !self.plain);
         let mut written = run("nft", &["-f", "-"], &script).await.map(|_| script);
@@ -64,12 +75,17 @@ impl Nftables {
                 written = Ok(plain);
             }
         }
-        let written = written?;
+        let written = match written {
+            Err(Failure::Missing(nft)) => bail!(
+                "{nft} is not installed: install nftables, or leave EnableNFTables out of the network config"
+            ),
+            other => other?,
+        };
         // Nothing but our own transaction came between: what stands is what was written.
-        if let Some(printed) = list(table).await
+        if let Some(stands) = fingerprint::of(&places(tag))?
             && generation::now()? == before.map(|before| before.wrapping_add(1))
         {
-            self.written = Some((written, printed));
+            self.written = Some((written, stands));
         }
         Ok(())
     }
@@ -77,14 +93,14 @@ impl Nftables {
     /// Removes the table of the overlay `tag` and flannel's: the rules are elsewhere now. Without `nft` there are none.
     pub(super) async fn retire(&mut self, tag: &str, outcome: &mut Outcome) {
         self.written = None;
-        let table = table(tag);
+        let table = format!("inet {}", table(tag));
         let ours = |name: &str| name == table || FLANNELS.contains(&name);
-        remove(ours, outcome).await;
+        remove(ours, false, outcome).await;
     }
 }
 
-/// Removes the tables whose name (with the family) is `unwanted`, in one transaction.
-pub(super) async fn remove(unwanted: impl Fn(&str) -> bool, outcome: &mut Outcome) {
+/// Removes the tables whose name (with the family) is `unwanted`, in one transaction; with `dry_run` it only tells which.
+pub(super) async fn remove(unwanted: impl Fn(&str) -> bool, dry_run: bool, outcome: &mut Outcome) {
     let Ok(tables) = run("nft", &["list", "tables"], "").await else { return };
     let names = tables.lines().filter_map(|line| line.trim().strip_prefix("table "));
     let names: Vec<&str> = names.filter(|name| unwanted(name)).collect();
@@ -92,16 +108,12 @@ pub(super) async fn remove(unwanted: impl Fn(&str) -> bool, outcome: &mut Outcom
         return;
     }
     let script: Vec<String> = names.iter().map(|name| format!("delete table {name}")).collect();
-    match run("nft", &["-f", "-"], &script.join("\n")).await {
+    let removed =
+        if dry_run { Ok(String::new()) } else { run("nft", &["-f", "-"], &script.join("\n")).await };
+    match removed {
         Ok(_) => outcome.changes.extend(names.iter().map(|name| format!("table {name} was not wanted"))),
         Err(error) => outcome.errors.push(format!("cannot remove the tables {}: {error}", names.join(", "))),
     }
-}
-
-/// The table as `nft` prints it, where there is one.
-async fn list(table: &str) -> Option<String> {
-    let arguments: Vec<&str> = ["list", "table"].into_iter().chain(table.split(' ')).collect();
-    run("nft", &arguments, "").await.ok()
 }
 
 /// One transaction that leaves exactly what is wanted, whatever stood before.
@@ -118,11 +130,11 @@ fn render(table: &str, wanted: &Wanted, random_fully: bool) -> String {
     if let Some(masquerade) = wanted.masquerade {
         let rules = of_all_families(wanted, rules::masquerade);
         let random_fully = random_fully && masquerade.random_fully;
-        chain(&mut script, "postrtg", "type nat hook postrouting priority 100", &rules, random_fully);
+        chain(&mut script, POSTROUTING, "type nat hook postrouting priority 100", &rules, random_fully);
     }
     if wanted.forward {
         let rules = of_all_families(wanted, rules::forward);
-        chain(&mut script, "forward", "type filter hook forward priority 0", &rules, random_fully);
+        chain(&mut script, FORWARD, "type filter hook forward priority 0", &rules, random_fully);
     }
     script.push_str("}\n");
     script

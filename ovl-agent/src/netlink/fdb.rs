@@ -13,7 +13,7 @@ use rtnetlink::packet_route::neighbour::{
 };
 
 use super::devices::Devices;
-use super::{absent_is_success, describe, mac};
+use super::{absent_is_success, describe, mac, pipelined};
 use crate::family::{ByFamily, Family};
 use crate::table::Table;
 
@@ -28,6 +28,21 @@ impl FdbTable {
     /// The entries of `devices`.
     pub fn new(handle: Handle, devices: ByFamily<String>) -> Self {
         Self { handle, devices: Devices::new(devices) }
+    }
+
+    async fn write(&self, (family, mac): &(Family, Mac), node: &IpAddr) -> Result<()> {
+        let context = || format!("cannot add fdb entry {mac} dst {node} on {}", self.devices.name(*family));
+        let index =
+            self.devices.index(*family).with_context(|| self.devices.gone(*family)).with_context(context)?;
+        let request = self
+            .handle
+            .neighbours()
+            .add_bridge(index, &mac.0)
+            .destination(*node)
+            .state(NeighbourState::Permanent)
+            .flags(NeighbourFlags::Own)
+            .replace();
+        request.execute().await.map_err(describe).with_context(context)
     }
 }
 
@@ -57,19 +72,12 @@ impl Table for FdbTable {
         Ok(rows)
     }
 
-    async fn put(&mut self, (family, mac): &(Family, Mac), node: &IpAddr) -> Result<()> {
-        let context = || format!("cannot add fdb entry {mac} dst {node} on {}", self.devices.name(*family));
-        let index =
-            self.devices.index(*family).with_context(|| self.devices.gone(*family)).with_context(context)?;
-        let request = self
-            .handle
-            .neighbours()
-            .add_bridge(index, &mac.0)
-            .destination(*node)
-            .state(NeighbourState::Permanent)
-            .flags(NeighbourFlags::Own)
-            .replace();
-        request.execute().await.map_err(describe).with_context(context)
+    async fn put(&mut self, key: &(Family, Mac), node: &IpAddr) -> Result<()> {
+        self.write(key, node).await
+    }
+
+    async fn put_all(&mut self, rows: &[((Family, Mac), IpAddr)]) -> Vec<Result<()>> {
+        pipelined(rows, |key, node| self.write(key, node)).await
     }
 
     async fn delete(&mut self, (family, mac): &(Family, Mac)) -> Result<()> {

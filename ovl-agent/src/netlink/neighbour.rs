@@ -13,7 +13,7 @@ use rtnetlink::packet_route::neighbour::{
 
 use super::address::address_family;
 use super::devices::Devices;
-use super::{absent_is_success, describe, mac};
+use super::{absent_is_success, describe, mac, pipelined};
 use crate::family::{ByFamily, Family};
 use crate::table::Table;
 
@@ -28,6 +28,21 @@ impl NeighbourTable {
     /// The neighbours on `devices`.
     pub fn new(handle: Handle, devices: ByFamily<String>) -> Self {
         Self { handle, devices: Devices::new(devices) }
+    }
+
+    async fn write(&self, address: &IpAddr, mac: &Mac) -> Result<()> {
+        let family = Family::of(*address);
+        let context = || format!("cannot add neighbour {address} ({mac}) on {}", self.devices.name(family));
+        let index =
+            self.devices.index(family).with_context(|| self.devices.gone(family)).with_context(context)?;
+        let request = self
+            .handle
+            .neighbours()
+            .add(index, *address)
+            .link_layer_address(&mac.0)
+            .state(NeighbourState::Permanent)
+            .replace();
+        request.execute().await.map_err(describe).with_context(context)
     }
 }
 
@@ -58,18 +73,11 @@ impl Table for NeighbourTable {
     }
 
     async fn put(&mut self, address: &IpAddr, mac: &Mac) -> Result<()> {
-        let family = Family::of(*address);
-        let context = || format!("cannot add neighbour {address} ({mac}) on {}", self.devices.name(family));
-        let index =
-            self.devices.index(family).with_context(|| self.devices.gone(family)).with_context(context)?;
-        let request = self
-            .handle
-            .neighbours()
-            .add(index, *address)
-            .link_layer_address(&mac.0)
-            .state(NeighbourState::Permanent)
-            .replace();
-        request.execute().await.map_err(describe).with_context(context)
+        self.write(address, mac).await
+    }
+
+    async fn put_all(&mut self, rows: &[(IpAddr, Mac)]) -> Vec<Result<()>> {
+        pipelined(rows, |address, mac| self.write(address, mac)).await
     }
 
     async fn delete(&mut self, address: &IpAddr) -> Result<()> {

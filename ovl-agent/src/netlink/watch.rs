@@ -12,7 +12,7 @@ use rtnetlink::packet_route::neighbour::NeighbourState;
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
-use super::PROTOCOL;
+use super::mark;
 
 const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
@@ -94,7 +94,7 @@ fn kind(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Kind {
         return if is_permanent { Kind::Row } else { Kind::Nothing };
     }
     if let RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) = message
-        && route.header.protocol == PROTOCOL
+        && mark::is_ours(route.header.protocol)
     {
         return Kind::Row;
     }

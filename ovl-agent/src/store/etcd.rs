@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 use tokio::sync::mpsc;
@@ -28,6 +28,7 @@ mod options;
 mod term;
 mod tls;
 mod user;
+mod verifier;
 mod watch;
 
 pub use self::options::EtcdOptions;
@@ -40,6 +41,7 @@ pub struct EtcdStore {
     endpoints: Arc<Endpoints>,
     keys: Keys,
     identity: RefCell<Option<Identity>>,
+    terms: term::Begun,
 }
 
 impl EtcdStore {
@@ -50,7 +52,12 @@ impl EtcdStore {
     /// [`StoreError::Refused`] where the options don't go together or a certificate cannot be read.
     pub async fn connect(options: &EtcdOptions) -> Result<Self, StoreError> {
         let endpoints = Arc::new(Endpoints::new(options).await?);
-        Ok(Self { endpoints, keys: Keys::new(&options.prefix), identity: RefCell::default() })
+        Ok(Self {
+            endpoints,
+            keys: Keys::new(&options.prefix),
+            identity: RefCell::default(),
+            terms: term::Begun::default(),
+        })
     }
 
     /// Writes `attrs` as a lease of `term`, where `unchanged` says that nobody else has.
@@ -79,10 +86,8 @@ impl EtcdStore {
     ) -> Result<Held, StoreError> {
         let term = term::grant(&self.endpoints, LEASE_TTL).await?;
         let written = self.write(key, attrs, term, unchanged).await;
-        if written.is_err() {
-            // Not a plain revocation: where only the answer was lost, our lease hangs on it.
-            term::discard(&self.endpoints, term, LEASE_TTL).await;
-        }
+        // Not plain revocations: where only the answer was lost, our lease hangs on one of them.
+        self.terms.add(term, written.is_err(), &self.endpoints, LEASE_TTL).await;
         written
     }
 
@@ -197,15 +202,6 @@ impl Store for EtcdStore {
     }
 }
 
-/// How long after a lease was taken or renewed it should be renewed, where it is not to come closer to its end than
-/// `margin` (flannel's `--subnet-lease-renew-margin`, less than [`LEASE_TTL`]).
-///
-/// Every hour at the latest, where flannel with its default waits for 23: renewing writes nothing, and an etcd that is
-/// gone for a night then ends no lease. After a failure the next try is due in a minute, whatever the margin.
-pub fn renewal_interval(margin: Duration) -> Duration {
-    LEASE_TTL.saturating_sub(margin).min(Duration::from_hours(1))
-}
-
 /// When a term that is started now ends; a reservation doesn't. Asked before the request, so that we never think that
 /// it is ours for longer than etcd does.
 fn full_term(term: i64) -> Option<SystemTime> {
@@ -231,17 +227,4 @@ async fn transact(endpoints: &Endpoints, when: Compare, then: TxnOp) -> Result<O
         .await?;
     let revision = answer.header().map(etcd_client::ResponseHeader::revision);
     Ok(revision.filter(|_| answer.succeeded()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn renewal_is_hourly_unless_the_margin_asks_for_more() {
-        let minutes = Duration::from_mins;
-        for (margin, interval) in [(1, 60), (60, 60), (23 * 60, 60), (23 * 60 + 30, 30), (1439, 1)] {
-            assert_eq!(renewal_interval(minutes(margin)), minutes(interval), "{margin}");
-        }
-    }
 }

@@ -205,12 +205,13 @@ impl Chooser<'_> {
     }
 
     /// The interface's address: what peers know it by, where that is the interface's own; else the best. Where it has
-    /// none for the moment, what it had.
+    /// none for the moment, what it had; nor does the link-local address that outlives a global one take its place.
     fn address(&self, interface: &Interface, family: Family) -> Option<IpAddr> {
         let public = self.choice.public(family).filter(|public| self.facts.has(interface, *public));
-        public
-            .or_else(|| self.preferred(interface, family).first().copied())
-            .or_else(|| self.currents(interface, family))
+        let current = self.currents(interface, family);
+        let was_global = current.is_some_and(|current| !is_link_local(current));
+        let best = self.preferred(interface, family).first().copied();
+        public.or(best.filter(|best| !(was_global && is_link_local(*best)))).or(current)
     }
 
     /// The usable addresses, best first, but first what the agent has now: a second address that somebody adds (a

@@ -32,7 +32,7 @@ fn all_rows(overlay: &Overlay) -> [Rows; 2] {
 }
 
 #[test]
-fn mtu_and_direct_routing_are_applied_at_once() {
+fn mtu_learning_and_direct_routing_are_applied_at_once() {
     let (overlay, pings) = two_nodes("live");
     let before = all_rows(&overlay);
     for (backend, ipv4, ipv6) in [
@@ -49,6 +49,18 @@ fn mtu_and_direct_routing_are_applied_at_once() {
             })
             .unwrap();
         }
+    }
+    let learning = |device: &str| {
+        let link = links::ip_json(overlay.node(1).netns(), &format!("link show dev {device}")).unwrap();
+        link[0]["linkinfo"]["info_data"]["learning"].clone()
+    };
+    for switched in [true, false] {
+        let backend = format!(r#"{{"Type":"vxlan","Learning":{switched}}}"#);
+        overlay.store.put("config", &config(&[DUAL], &backend)).unwrap();
+        wait_for(&format!("the devices to have {backend}"), SOON, || {
+            Ok(["flannel.1", "flannel-v6.1"].map(learning) == [switched, switched])
+        })
+        .unwrap();
     }
     for (direct, device) in [(true, "on eth0 by"), (false, "on flannel"), (true, "on eth0 by")] {
         let backend = format!(r#"{{"Type":"vxlan","DirectRouting":{direct}}}"#);

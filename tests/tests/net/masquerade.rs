@@ -9,7 +9,7 @@ use ovl_tests::capture::{Capture, Pcap};
 use ovl_tests::netns::Netns;
 use ovl_tests::node::Node;
 use ovl_tests::topology::Topology;
-use ovl_tests::traffic;
+use ovl_tests::traffic::{self, PingInBackground};
 use ovl_tests::wait::wait_for;
 
 use crate::overlay::{DUAL, EBPF, KERNEL, Overlay, SOON, config};
@@ -149,4 +149,26 @@ fn rules_come_back_while_the_agent_runs() {
         traffic::ping_all_pairs(&overlay.pods).unwrap();
         traffic::ping(overlay.pods[0].netns(), node.addresses().first().gateway).unwrap();
     }
+}
+
+#[test]
+fn the_mode_is_switched_while_the_agent_runs() {
+    let overlay = two_nodes("masq-mode", NFTABLES, KERNEL);
+    let node = overlay.node(0);
+    let outside = node.addresses().first().gateway;
+    let ping = PingInBackground::start(overlay.pods[0].netns(), outside).unwrap();
+    for mode in [IPTABLES, NFTABLES] {
+        overlay.store.put("config", &config(&[DUAL, mode], VXLAN)).unwrap();
+        wait_for(&format!("rules by {mode} and no others"), SOON, || {
+            let iptables = rules(node, IPTABLES)?.len();
+            let tables = node.command("nft").words("list tables").run()?;
+            // Six of masquerading, two of forwarding, and a jump to each; in both families.
+            let wanted = if mode == IPTABLES { (20, false) } else { (0, true) };
+            Ok((iptables, tables.contains("ovl-flannel.1")) == wanted)
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{:#?}", rules(node, IPTABLES).unwrap()));
+        traffic::ping(overlay.pods[0].netns(), overlay.pods[1].address()).unwrap();
+    }
+    let ping = ping.stop().unwrap();
+    assert_eq!(ping.lost(), 0, "{ping:?}");
 }

@@ -72,7 +72,8 @@ fn a_new_address_is_followed_by_device_lease_and_peers() {
             one.netns().ip(&format!("route replace default via {gateway} dev eth0")).unwrap();
             wanted = wanted.map(|rows| replaced(&rows, old, new));
         }
-        wait_for("the lease to have the new addresses", SOON, || {
+        // The agent may see one after the other, and tells its peers news every five seconds at most.
+        wait_for("the lease to have the new addresses", 3 * SOON, || {
             let lease: Value = serde_json::from_str(&overlay.store.get(&env.lease_key())?)?;
             Ok(families.iter().all(|(member, _, new, ..)| lease[member] == *new))
         })

@@ -1,21 +1,19 @@
-//! The rows of FLANNEL.md 5.1 and 5.2, one by one, in both families; `subnet.env` by its bytes; and that each row that is
-//! deleted or changed by hand comes back.
+//! The rows of FLANNEL.md 5.1, 5.2 and 5.8, one by one, in both families; and `subnet.env` by its bytes.
 
 use std::fs;
 
 use ovl_tests::links;
 use ovl_tests::netns::Netns;
 use ovl_tests::topology::{Builder, Topology};
-use ovl_tests::wait::wait_for;
 use serde_json::{Value, json};
 
-use crate::listing::{Rows, replaced, rows, wait_for_rows, without};
-use crate::overlay::{DUAL, KERNEL, ONLY_IPV4, ONLY_IPV6, Overlay, PINNED, SOON, config};
+use crate::listing::{Rows, replaced, rows, wait_for_rows};
+use crate::overlay::{DUAL, KERNEL, ONLY_IPV4, ONLY_IPV6, Overlay, PINNED, config};
 
 /// A node that holds 10.42.3.0/24 and fd42:0:0:3::/64, and knows leases whose nodes need not exist.
-fn one_node(topology: Builder, backend: &str) -> Overlay {
+pub(crate) fn one_node(topology: Builder, backend: &str) -> Overlay {
     let mut overlay = Overlay::bare(topology.nodes(1).ipv6(), &config(&[DUAL, PINNED], backend)).unwrap();
-    for (key, value) in [BOTH, IPV4_KEY, IPV4_VALUE] {
+    for (key, value) in [BOTH, IPV4_KEY, IPV4_VALUE, IPV6_KEY] {
         overlay.store.put(key, &value.replace("TYPE", kind(backend))).unwrap();
     }
     overlay.agents.push(overlay.start_ready(0, KERNEL).unwrap());
@@ -26,8 +24,9 @@ fn kind(backend: &str) -> &str {
     if backend.contains("vxlan") { "vxlan" } else { "host-gw" }
 }
 
-/// A peer of both families, one whose key has IPv4 only, and one that has an IPv6 subnet without the rest.
-const BOTH: (&str, &str) = (
+/// A peer of both families, one whose key has IPv4 only, one that has an IPv6 subnet without the rest, and one whose
+/// key has IPv6 only.
+pub(crate) const BOTH: (&str, &str) = (
     "subnets/10.42.7.0-24&fd42:0:0:7::-64",
     r#"{"PublicIP":"192.0.2.12","PublicIPv6":"2001:db8:c0::12","BackendType":"TYPE","BackendData":{"VNI":7,"VtepMAC":"02:00:00:00:04:12"},"BackendV6Data":{"VNI":7,"VtepMAC":"02:00:00:00:06:12"}}"#,
 );
@@ -40,10 +39,15 @@ const IPV4_VALUE: (&str, &str) = (
     r#"{"PublicIP":"192.0.2.14","PublicIPv6":null,"BackendType":"TYPE","BackendData":{"VNI":7,"VtepMAC":"02:00:00:00:04:14"}}"#,
 );
 
-const VXLAN: &str = r#"{"Type":"vxlan","VNI":7}"#;
+const IPV6_KEY: (&str, &str) = (
+    "subnets/fd42:0:0:10::-64",
+    r#"{"PublicIP":"0.0.0.0","PublicIPv6":"2001:db8:c0::15","BackendType":"TYPE","BackendV6Data":{"VNI":7,"VtepMAC":"02:00:00:00:06:15"}}"#,
+);
+
+pub(crate) const VXLAN: &str = r#"{"Type":"vxlan","VNI":7}"#;
 
 /// What flanneld writes for these, with our mark on the routes, for a node whose devices have these MACs.
-fn vxlan_rows(netns: &Netns) -> Rows {
+pub(crate) fn vxlan_rows(netns: &Netns) -> Rows {
     let mac = |device| links::mac(netns, device).unwrap();
     let mut rows = Rows::from([
         format!("device flannel.7 {} mtu 1450 id 7 port 8472 local 192.0.2.11 on eth0", mac("flannel.7")),
@@ -59,6 +63,7 @@ fn vxlan_rows(netns: &Netns) -> Rows {
         ("10.42.8.0", 24, "02:00:00:00:04:13", "192.0.2.13", "flannel.7"),
         ("10.42.9.0", 24, "02:00:00:00:04:14", "192.0.2.14", "flannel.7"),
         ("fd42:0:0:7::", 64, "02:00:00:00:06:12", "2001:db8:c0::12", "flannel-v6.7"),
+        ("fd42:0:0:10::", 64, "02:00:00:00:06:15", "2001:db8:c0::15", "flannel-v6.7"),
     ] {
         rows.insert(format!("neighbour {base} {mac} permanent on {device}"));
         rows.insert(format!("fdb {mac} {node} permanent self on {device}"));
@@ -101,11 +106,52 @@ fn host_gw_rows_are_flannels() {
         ("10.42.8.0/24", "192.0.2.13"),
         ("10.42.9.0/24", "192.0.2.14"),
         ("fd42:0:0:7::/64", "2001:db8:c0::12"),
+        ("fd42:0:0:10::/64", "2001:db8:c0::15"),
     ]
     .map(|(subnet, gateway)| format!("route {subnet} via {gateway} on eth0 by 111"))
     .into();
-    wait_for_rows(overlay.node(0), &wanted, "flannel's routes");
+    let node = overlay.node(0);
+    wait_for_rows(node, &wanted, "flannel's routes");
     assert_eq!(overlay.agents[0].subnet().unwrap().mtu, 1500);
+    for line in [
+        "route del 10.42.7.0/24",
+        "route del fd42:0:0:7::/64",
+        "route replace 10.42.7.0/24 via 192.0.2.77 proto 111",
+        "route replace fd42:0:0:7::/64 via 2001:db8:c0::77 proto 111",
+    ] {
+        node.netns().ip(line).unwrap();
+        wait_for_rows(node, &wanted, &format!("the routes to be as before `{line}`"));
+    }
+}
+
+#[test]
+fn alloc_is_a_lease_and_nothing_else() {
+    let overlay = one_node(Topology::builder("rows-alloc"), r#"{"Type":"alloc"}"#);
+    let lease = overlay.store.get("subnets/10.42.3.0-24&fd42:0:0:3::-64").unwrap();
+    assert_eq!(lease.trim(), r#"{"PublicIP":"192.0.2.11","PublicIPv6":"2001:db8:c0::11"}"#);
+    overlay.agents[0].wait_for_peers(4).unwrap();
+    assert_eq!(rows(overlay.node(0)).unwrap(), Rows::new());
+    assert_eq!(overlay.agents[0].subnet().unwrap().mtu, 1500);
+}
+
+#[test]
+fn options_of_the_config_show_on_the_devices() {
+    let backend = r#"{"Type":"vxlan","VNI":7,"Port":4789,"MTU":1400,"GBP":true,"Learning":true}"#;
+    let overlay = one_node(Topology::builder("rows-opt"), backend);
+    let netns = overlay.node(0).netns();
+    let plain = vxlan_rows(netns);
+    let wanted = replaced(&replaced(&plain, "mtu 1430", "mtu 1330"), "mtu 1450", "mtu 1350");
+    wait_for_rows(
+        overlay.node(0),
+        &replaced(&wanted, "port 8472", "port 4789"),
+        "the rows with these options",
+    );
+    assert_eq!(overlay.agents[0].subnet().unwrap().mtu, 1330);
+    for device in ["flannel.7", "flannel-v6.7"] {
+        let link = &links::ip_json(netns, &format!("link show dev {device}")).unwrap()[0];
+        let info = &link["linkinfo"]["info_data"];
+        assert_eq!((&info["learning"], &info["gbp"]), (&json!(true), &json!(true)), "{device}: {info:#}");
+    }
 }
 
 #[test]
@@ -144,83 +190,4 @@ fn subnet_env_has_flannels_bytes() {
         let agent = overlay.start_ready(0, &format!("{KERNEL}{args}")).unwrap();
         assert_eq!(fs::read_to_string(agent.subnet_file()).unwrap(), wanted);
     }
-}
-
-#[test]
-fn each_row_that_is_deleted_or_changed_comes_back() {
-    let overlay = one_node(Topology::builder("rows-back"), VXLAN);
-    let (node, netns) = (overlay.node(0), overlay.node(0).netns());
-    let whole = vxlan_rows(netns);
-    wait_for_rows(node, &whole, "flannel's rows");
-    // Several at once where they don't hide each other; all for both families.
-    let rounds: [&[&str]; 6] = [
-        &[
-            "ip route del SUBNET",
-            "ip neigh replace BASE lladdr 02:00:00:00:00:77 nud permanent dev DEVICE",
-            "bridge fdb replace MAC dev DEVICE dst OTHER self permanent",
-        ],
-        &[
-            "ip route replace SUBNET via OTHER dev eth0 proto 111",
-            "ip neigh del BASE dev DEVICE",
-            "bridge fdb del MAC dev DEVICE dst PEER self",
-            "ip address del OWN dev DEVICE",
-        ],
-        &[
-            "ip route add STRAY via OTHER dev eth0 proto 111",
-            "ip neigh replace BASE lladdr MAC nud reachable dev DEVICE",
-            "bridge fdb append MAC dev DEVICE dst OTHER self permanent",
-            "bridge fdb add 02:00:00:00:00:77 dev DEVICE dst OTHER self permanent",
-        ],
-        &["ip link set DEVICE mtu 1300", "ip link set DEVICE down"],
-        &["ip link set DEVICE address 02:00:00:00:00:77"],
-        &["ip link del DEVICE"],
-    ];
-    let words = ["DEVICE", "BASE", "SUBNET", "STRAY", "MAC", "PEER", "OWN", "OTHER"];
-    let families = [
-        "flannel.7 10.42.7.0 10.42.7.0/24 10.42.77.0/24 02:00:00:00:04:12 192.0.2.12 10.42.3.0/32 192.0.2.77",
-        "flannel-v6.7 fd42:0:0:7:: fd42:0:0:7::/64 fd42:0:0:77::/64 02:00:00:00:06:12 2001:db8:c0::12 \
-         fd42:0:0:3::/128 2001:db8:c0::77",
-    ];
-    for round in rounds {
-        for (line, family) in round.iter().flat_map(|line| families.map(|family| (line, family))) {
-            let values = words.into_iter().zip(family.split_whitespace());
-            let line = values.fold((*line).to_owned(), |line, (word, value)| line.replace(word, value));
-            let (program, arguments) = line.split_once(' ').unwrap();
-            netns.command(program).words(arguments).run().unwrap();
-        }
-        wait_for_rows(node, &whole, &format!("the rows to be as before {round:?}"));
-    }
-}
-
-#[test]
-fn a_peer_that_changes_or_goes_leaves_nothing_stale() {
-    let overlay = one_node(Topology::builder("rows-stale"), VXLAN);
-    let node = overlay.node(0);
-    let mut wanted = vxlan_rows(node.netns());
-    wait_for_rows(node, &wanted, "flannel's rows");
-    let (key, value) = BOTH;
-    let mut value = value.replace("TYPE", "vxlan");
-    for (old, new) in [
-        ("02:00:00:00:04:12", "02:00:00:00:04:99"),
-        ("02:00:00:00:06:12", "02:00:00:00:06:99"),
-        ("192.0.2.12", "192.0.2.99"),
-        ("2001:db8:c0::12", "2001:db8:c0::99"),
-    ] {
-        (value, wanted) = (value.replace(old, new), replaced(&wanted, old, new));
-        overlay.store.put(key, &value).unwrap();
-        wait_for_rows(node, &wanted, &format!("{new} in place of {old} and nothing else"));
-    }
-    let mut without_ipv6: Value = serde_json::from_str(&value).unwrap();
-    without_ipv6.as_object_mut().unwrap().remove("BackendV6Data");
-    overlay.store.put(key, &without_ipv6.to_string()).unwrap();
-    wanted = without(&wanted, &["fd42:0:0:7::", "2001:db8:c0::99"]);
-    wait_for_rows(node, &wanted, "the rows of IPv6 to go");
-    overlay.store.delete(key).unwrap();
-    wanted = without(&wanted, &["10.42.7.0", "192.0.2.99"]);
-    wait_for_rows(node, &wanted, "all rows of the peer to go");
-    wait_for("status to name what cannot be programmed", SOON, || {
-        Ok(overlay.agents[0].status()?["rejected"].to_string().contains("10.42.9.0"))
-    })
-    .unwrap();
-    assert_eq!(rows(node).unwrap(), wanted);
 }

@@ -84,6 +84,26 @@ async fn a_key_that_is_deleted_under_us_is_not_ours_any_more() {
 }
 
 #[tokio::test]
+async fn a_lease_that_is_acquired_again_leaves_no_term_behind() {
+    let mut etcd = RealEtcd::start();
+    let store = etcd.open().await;
+    for _ in 0..2 {
+        let held =
+            acquire(&store, &network(20), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
+        etcd.assert_only_term(&held);
+        // Noticed by the watch, not by a renewal.
+        etcd.delete(&format!("subnets/{}", held.lease.key));
+    }
+    let held = store.create(key(A), &attrs(ME)).await.unwrap();
+    etcd.begin_outage();
+    store.renew(&held).await.unwrap_err();
+    etcd.end_outage();
+    let held =
+        acquire(&store, &network(20), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
+    etcd.assert_only_term(&held);
+}
+
+#[tokio::test]
 async fn a_reservation_is_not_touched_by_start_renewal_and_restart() {
     let etcd = RealEtcd::start();
     etcd.put(&format!("subnets/{A}"), &value(ME));

@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 use super::save::Table;
 use super::tools::Variant;
 
+/// Chains that the kubelet makes to be found by tools in containers.
+pub(super) const KUBELETS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
+
 /// What others have in a variant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Census {
-    /// Whether the kubelet left the chains there that it makes to be found by tools in containers.
+    /// Whether the kubelet uses it.
     pub(super) kubelet: bool,
     /// Rules and policies that are neither ours nor flannel's.
     pub(super) rules: usize,
@@ -22,7 +25,7 @@ impl Census {
     pub(super) fn count(&mut self, tables: &BTreeMap<&str, Table<'_>>) {
         let chains = tables.values().flat_map(Table::chains);
         for (chain, rules) in chains.filter(|(chain, _)| !chain.starts_with("FLANNEL-")) {
-            self.kubelet |= ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"].contains(&chain);
+            self.kubelet |= KUBELETS.contains(&chain);
             let others =
                 rules.iter().filter(|rule| !rule.contains("FLANNEL-") && !rule.contains("\"flanneld "));
             self.rules += others.count();

@@ -123,14 +123,12 @@ impl Claim {
         let term = term::grant(&self.endpoints, TTL).await?;
         let text = serde_json::to_vec(&self.me).unwrap_or_default();
         let put = TxnOp::put(self.key.as_str(), text, Some(PutOptions::new().with_lease(term)));
-        match transact(&self.endpoints, unchanged, put).await {
-            Ok(Some(_)) => return Ok(Outcome::Ours(term)),
-            Ok(None) => term::discard(&self.endpoints, term, TTL).await,
-            Err(failure) => {
-                term::discard(&self.endpoints, term, TTL).await;
-                return Err(failure);
-            }
+        let written = transact(&self.endpoints, unchanged, put).await;
+        if let Ok(Some(_)) = written {
+            return Ok(Outcome::Ours(term));
         }
+        term::discard(&self.endpoints, term, TTL).await;
+        written?;
         let answer = self
             .endpoints
             .call(|client| {

@@ -6,15 +6,13 @@ use std::sync::Arc;
 
 use tokio_rustls::rustls;
 
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
 
 use super::options::EtcdOptions;
+use super::verifier::Verifier;
 
 /// Where our certificates are.
 #[derive(Clone, Debug)]
@@ -91,17 +89,16 @@ impl Files {
                 return Err("this system trusts no CA at all; give etcd's with --etcd-cafile".to_owned());
             }
         }
-        let web_pki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(|error| error.to_string())?;
-        Ok(Verifier { web_pki, given })
+        Verifier::new(roots, given, provider).map_err(|error| error.to_string())
     }
 
     /// Why a handshake with `host` failed, and whether it would the next time, too.
     pub(super) fn explain(&self, error: &Error, host: &str) -> (String, bool) {
         let text = if let Error::InvalidCertificate(error) = error {
             return self.explain_certificate(error, host);
-        } else if let Error::AlertReceived(_) = error {
+        } else if let Error::AlertReceived(alert) = error
+            && is_about_certificates(*alert)
+        {
             self.explain_alert(error)
         } else if let Error::InvalidMessage(_) = error {
             "does not speak TLS; is it http:// in --etcd-endpoints?".to_owned()
@@ -158,6 +155,22 @@ impl Files {
     }
 }
 
+/// Whether an alert (RFC 8446, 6.2) says that our certificate, or that we have none, was the matter.
+fn is_about_certificates(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::CertificateRequired
+    )
+}
+
 /// A name without what rustls puts around it: `DnsName("etcd.example")`, `IpAddress(192.0.2.1)`.
 fn plain(name: &str) -> &str {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
@@ -180,57 +193,4 @@ fn certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer<'static>>,
         return Err(bad(path, flag, "holds no certificate in PEM"));
     }
     Ok(found)
-}
-
-/// As the web PKI has it. Beyond that, a certificate that was given as its own CA, which Go's TLS, and so flannel,
-/// takes.
-#[derive(Debug)]
-struct Verifier {
-    web_pki: Arc<WebPkiServerVerifier>,
-    given: Vec<CertificateDer<'static>>,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let verified =
-            self.web_pki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        match verified {
-            // "A CA used as end entity", which is found out after the dates were found right and before the name is
-            // looked at.
-            Err(Error::InvalidCertificate(CertificateError::Other(_))) if self.given.contains(end_entity) => {
-                rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            other => other,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.web_pki.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.web_pki.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.web_pki.supported_verify_schemes()
-    }
 }

@@ -116,7 +116,8 @@ fn a_second_address_does_not_move_the_node() {
 #[test]
 fn an_interface_that_is_away_changes_nothing_however_long() {
     let before = with_default(&["eth0 192.0.2.1/24 2001:db8::1/64"], "eth0");
-    let away: [&[&str]; 3] = [&["lo 127.0.0.1/8,host"], &["eth0"], &["eth0 192.0.2.1/24"]];
+    let away: [&[&str]; 4] =
+        [&["lo 127.0.0.1/8,host"], &["eth0"], &["eth0 192.0.2.1/24"], &["eth0 192.0.2.1/24 fe80::1/64,link"]];
     for line in
         ["--iface=eth0", "", "--iface-regex=^192|^2001", "--iface=192.0.2.1", "--public-ipv6=2001:db8::1"]
     {

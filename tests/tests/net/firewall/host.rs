@@ -112,15 +112,29 @@ impl Host {
 
     /// What `ovl-agent cleanup` does.
     pub(crate) fn remove_all(&self, flannel: bool) -> Outcome {
-        self.inside(|| block_on(firewall::remove_all(flannel)))
+        self.inside(|| block_on(firewall::remove_all(flannel, false)))
     }
 
     /// A table as `iptables-save` prints it, chains first, without comments and counters.
     pub(crate) fn table(&self, variant: Variant, six: &str, table: &str) -> Vec<String> {
-        let save = self.sh(&format!("ip{six}tables-{variant}-save"));
+        let save = self.save(variant, six);
         let lines = save.lines().skip_while(|line| *line != format!("*{table}")).skip(1);
-        let lines = lines.take_while(|line| *line != "COMMIT");
-        lines.map(|line| line.split(" [").next().unwrap_or(line).to_owned()).collect()
+        lines.take_while(|line| *line != "COMMIT").map(str::to_owned).collect()
+    }
+
+    /// All tables, in the order of their names.
+    fn save(&self, variant: Variant, six: &str) -> String {
+        let save = self.sh(&format!("ip{six}tables-{variant}-save"));
+        let mut tables: Vec<String> = Vec::new();
+        for line in save.lines().filter(|line| !line.starts_with('#')) {
+            if line.starts_with('*') {
+                tables.push(String::new());
+            }
+            let line = line.split(" [").next().unwrap_or(line);
+            tables.last_mut().unwrap().extend([line, "\n"]);
+        }
+        tables.sort();
+        tables.concat()
     }
 
     /// Runs `command` over and over, and counts the lines with `word` it prints each time.
@@ -137,10 +151,7 @@ impl Host {
         let mut text = String::new();
         for variant in Variant::ALL {
             for six in ["", "6"] {
-                for table in ["filter", "nat"] {
-                    let lines = self.table(variant, six, table).join("\n");
-                    writeln!(text, "ip{six}tables-{variant} {table}\n{lines}").unwrap();
-                }
+                writeln!(text, "ip{six}tables-{variant}\n{}", self.save(variant, six)).unwrap();
             }
         }
         // Without those of iptables-nft, where `nft` shows the chains in the order in which they were made.

@@ -132,6 +132,34 @@ fn whatever_is_done_to_them_is_mended() {
 }
 
 #[test]
+fn packets_and_what_others_do_change_nothing() {
+    for variant in Variant::ALL {
+        let mut host = Host::of_variant(variant);
+        host.ensure_well(&wanted(Mode::Iptables));
+        host.sh("ping -q -c 1 127.0.0.1; ping -q -c 1 ::1");
+        let counted = host.sh(&format!("ip6tables-{variant}-save -c -t nat"));
+        assert!(
+            !counted.contains("[0:0] -A POSTROUTING -m comment"),
+            "the packets pass the rules:\n{counted}"
+        );
+        assert_at_rest(&mut host, Mode::Iptables);
+        // As kube-proxy does all the time.
+        host.sh(&format!(
+            "iptables-{variant} -t nat -N KUBE-SVC; iptables-{variant} -t nat -A KUBE-SVC -j ACCEPT; \
+             iptables-{variant} -t nat -A PREROUTING -j KUBE-SVC; nft add table inet foreign"
+        ));
+        if variant == Variant::Legacy {
+            // Legacy tables can only be compared as a whole.
+            assert_eq!(host.ensure_well(&wanted(Mode::Iptables)).changes, [""; 0]);
+        }
+        assert_at_rest(&mut host, Mode::Iptables);
+        host.sh(&format!("iptables-{variant} -t nat -I POSTROUTING -o eth7 -j ACCEPT"));
+        assert_eq!(host.ensure_well(&wanted(Mode::Iptables)).changes, [""; 0]);
+        assert_at_rest(&mut host, Mode::Iptables);
+    }
+}
+
+#[test]
 fn a_flushed_table_is_filled_again() {
     for variant in Variant::ALL {
         let mut host = Host::of_variant(variant);

@@ -16,7 +16,10 @@ fn the_rules_follow_the_hosts_to_the_other_variant() {
     host.sh("iptables-legacy -t mangle -N KUBE-IPTABLES-HINT");
     host.ensure_well(&wanted(Mode::Iptables));
     assert_stands(&host, Variant::Legacy);
-    host.sh("iptables-nft -t mangle -N KUBE-IPTABLES-HINT; iptables-legacy -t mangle -X KUBE-IPTABLES-HINT");
+    host.sh("iptables-legacy -t mangle -X KUBE-IPTABLES-HINT");
+    host.ensure_well(&wanted(Mode::Iptables));
+    assert_stands(&host, Variant::Legacy);
+    host.sh("iptables-nft -t mangle -N KUBE-IPTABLES-HINT");
     host.ensure_well(&wanted(Mode::Iptables));
     assert_stands(&host, Variant::Nft);
 }
@@ -30,12 +33,10 @@ fn looking_makes_no_legacy_tables() {
     assert_eq!(host.sh("cat /proc/net/ip_tables_names /proc/net/ip6_tables_names"), "");
 }
 
-/// One look on a host that has only those programs in /usr/sbin which match the shell pattern `programs`.
-fn ensure_with(programs: &str, wanted: &Wanted) -> Outcome {
-    let host = Host::new();
+/// One look on `host` while /usr/sbin holds only what `script` put into the directory it runs in.
+fn ensure_with(host: &Host, script: &str, wanted: &Wanted) -> Outcome {
     let sbin = tempfile::tempdir().unwrap();
-    let copy = format!("cp -P {programs} {}", sbin.path().display());
-    Cmd::host("sh").arg("-c").arg(format!("cd /usr/sbin && {copy}")).run().unwrap();
+    Cmd::host("sh").args(["-e", "-c", "cd \"$0\"; eval \"$1\""]).arg(sbin.path()).arg(script).run().unwrap();
     host.inside(|| {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
         Cmd::host("mount").words("--make-rprivate /").run().unwrap();
@@ -44,28 +45,70 @@ fn ensure_with(programs: &str, wanted: &Wanted) -> Outcome {
     })
 }
 
+const NFT: &str = "cp /usr/sbin/nft .";
+const IPTABLES: &str = "cp -P /usr/sbin/iptables* /usr/sbin/xtables* .";
+const BOTH_IPTABLES: &str = "cp -P /usr/sbin/iptables* /usr/sbin/ip6tables* /usr/sbin/xtables* .";
+
+/// An nft that refuses what it does not know.
+const OLD_NFT: &str = r#"
+    cp /usr/sbin/nft new-nft
+    printf '#!/bin/sh\ninput=$(cat); case $input in *fully-random*) echo no such thing >&2; exit 1;; esac
+        echo "$input" | new-nft "$@"' > nft
+    chmod +x nft"#;
+
+/// iptables from before there were variants, which knows no option to wait.
+const OLD_IPTABLES: &str = r#"
+    cp /usr/sbin/xtables-legacy-multi .
+    for six in "" 6; do
+        printf '#!/bin/sh\n[ "$1" = -V ] && echo iptables v1.6.1' > ip${six}tables
+        printf '#!/bin/sh\n[ "$*" = --noflush ] && exec xtables-legacy-multi ip'$six'tables-restore "$@"' > ip${six}tables-restore
+        printf '#!/bin/sh\nexec xtables-legacy-multi ip'$six'tables-save "$@"' > ip${six}tables-save
+    done
+    chmod +x ip*"#;
+
 #[test]
 fn a_mode_needs_only_its_own_tools() {
-    let outcome = ensure_with("nft", &wanted(Mode::Nftables));
+    let outcome = ensure_with(&Host::new(), NFT, &wanted(Mode::Nftables));
     assert!(outcome.errors.is_empty() && outcome.changes.len() == 1, "{outcome:?}");
-    let outcome = ensure_with("iptables* xtables* ip6tables*", &wanted(Mode::Iptables));
+    let outcome = ensure_with(&Host::new(), BOTH_IPTABLES, &wanted(Mode::Iptables));
     assert!(outcome.errors.is_empty() && outcome.changes.len() == 4, "{outcome:?}");
     let both = wanted(Mode::Iptables);
     let only_v4 = Wanted { ranges: ByFamily { v6: None, ..both.ranges }, ..both };
-    let outcome = ensure_with("iptables* xtables*", &only_v4);
+    let outcome = ensure_with(&Host::new(), IPTABLES, &only_v4);
     assert!(outcome.errors.is_empty() && outcome.changes.len() == 2, "{outcome:?}");
 }
 
 #[test]
 fn a_missing_tool_is_named_and_holds_up_no_other() {
-    let outcome = ensure_with("iptables* xtables*", &wanted(Mode::Iptables));
+    let outcome = ensure_with(&Host::new(), IPTABLES, &wanted(Mode::Iptables));
+    assert_eq!(outcome.changes.len(), 2, "{outcome:?}");
+    assert!(outcome.errors.len() == 1 && outcome.errors[0].contains("need ip6tables, which"), "{outcome:?}");
+    let outcome = ensure_with(&Host::new(), IPTABLES, &wanted(Mode::Nftables));
+    assert!(outcome.errors.len() == 1 && outcome.errors[0].contains("nft is not installed"), "{outcome:?}");
+    // The rules of one family in one variant and those of the other in the other would be of no use.
+    let host = Host::of_variant(Variant::Legacy);
+    let outcome =
+        ensure_with(&host, &format!("{BOTH_IPTABLES}; rm ip6tables-legacy*"), &wanted(Mode::Iptables));
     assert_eq!(outcome.changes.len(), 2, "{outcome:?}");
     assert!(
-        outcome.errors.len() == 1 && outcome.errors[0].contains("ip6tables, which is not installed"),
+        outcome.errors.len() == 1 && outcome.errors[0].contains("install ip6tables-legacy"),
         "{outcome:?}"
     );
-    let outcome = ensure_with("iptables* xtables*", &wanted(Mode::Nftables));
-    assert!(outcome.errors.len() == 1 && outcome.errors[0].contains("nft is not installed"), "{outcome:?}");
+}
+
+#[test]
+fn old_tools_get_what_they_know() {
+    let host = Host::new();
+    let outcome = ensure_with(&host, OLD_NFT, &wanted(Mode::Nftables));
+    assert!(outcome.errors.is_empty(), "{outcome:?}");
+    let rules = host.sh("nft list table inet ovl-flannel.1");
+    assert!(rules.contains("daddr != 224.0.0.0/4 masquerade\n"), "{rules}");
+
+    let host = Host::new();
+    let outcome = ensure_with(&host, OLD_IPTABLES, &wanted(Mode::Iptables));
+    assert!(outcome.errors.is_empty() && outcome.changes.len() == 4, "{outcome:?}");
+    let rules = host.table(Variant::Legacy, "", "nat");
+    assert!(rules.iter().any(|rule| rule.ends_with("-j MASQUERADE")), "{rules:?}");
 }
 
 #[test]
