@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::etcd_requests::Requests;
 use super::monitor::Monitor;
+use super::peer::is_route;
 use super::process::{self, Memory};
 use super::site::Site;
 use crate::demo::Mode;
@@ -57,7 +58,7 @@ impl FirstSync {
         let listed = said("lease ");
         let since_list = |at: Option<SystemTime>| at?.duration_since(listed?).ok();
         let events = monitor.events();
-        let ours = || events.iter().filter(|event| event.text.contains("proto 111")).map(|event| event.at);
+        let ours = || events.iter().filter(|event| is_route(&event.text)).map(|event| event.at);
         let (first, last) = (ours().min(), ours().max());
         let sync = Self {
             start_to_ready: ready.duration_since(started).unwrap_or_default(),

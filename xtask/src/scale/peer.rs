@@ -46,6 +46,11 @@ impl Overlay {
     }
 }
 
+/// Whether `line`, of the kernel, is a route to a peer. It says nothing of marks, for agents may have several.
+pub(super) fn is_route(line: &str) -> bool {
+    ["10.", "fd42:"].iter().any(|range| line.starts_with(range)) && line.contains(" via ")
+}
+
 /// A node that is not there. Its number decides its subnets, its addresses and its MACs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
@@ -231,6 +236,7 @@ mod tests {
             "172.16.0.2 dev flannel.1 lladdr 02:11:04:00:00:01 PERMANENT",
             "10.64.1.0/24 via 10.64.1.0 dev flannel.1 proto 111 onlink",
         ];
+        assert_eq!(seen.map(is_route), [false, false, true]);
         let marks = ipv4.appears();
         assert!(marks.iter().zip(seen).all(|(mark, line)| mark.fits(line)), "{marks:?}");
         assert!(!marks.iter().zip(seen).any(|(mark, line)| mark.fits(&format!("Deleted {line}"))));

@@ -9,7 +9,7 @@ use ovl_tests::topology::Topology;
 
 use super::etcd_requests::Requests;
 use super::fill::fill;
-use super::peer::{Overlay, Peer, UNDERLAY, UNDERLAY6};
+use super::peer::{Overlay, Peer, UNDERLAY, UNDERLAY6, is_route};
 use crate::demo::Mode;
 
 /// The site. The fields' order is the order in which it is taken down.
@@ -64,12 +64,12 @@ impl Site {
         Requests::parse(&page).context("understand etcd's metrics")
     }
 
-    /// How many routes the kernel has that are marked as ours.
+    /// How many routes to peers the kernel has.
     pub(super) fn routes(&self) -> Result<usize> {
         let count = |family: &str| {
-            let text = self.node()?.netns().ip(&format!("{family} -oneline route show proto 111"))?;
-            anyhow::Ok(text.lines().count())
+            let text = self.node()?.netns().ip(&format!("{family} -oneline route show"))?;
+            anyhow::Ok(text.lines().filter(|line| is_route(line)).count())
         };
-        Ok(count("-4")? + if self.overlay.ipv6 { count("-6")? } else { 0 })
+        Ok(count("-4")? + count("-6")?)
     }
 }
