@@ -31,6 +31,7 @@ pub mod artifacts;
 pub mod background;
 pub mod capture;
 pub mod command;
+pub mod dialogue;
 pub mod etcd;
 pub mod families;
 pub mod interrupt;

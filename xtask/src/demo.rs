@@ -5,17 +5,16 @@ mod measure;
 mod path;
 mod report;
 mod state;
-mod table;
 
-use anyhow::{Context as _, Result};
+use std::path::PathBuf;
+
+use anyhow::Result;
 use clap::ValueEnum;
-use ovl_tests::artifacts;
 
 use crate::demo::cluster::Cluster;
 use crate::demo::measure::Measurement;
 use crate::demo::state::State;
-use crate::toolchain::Wanted;
-use crate::{ebpf, machine, setup, shell};
+use crate::{machine, release, setup, shell};
 
 /// Options of `demo`.
 #[derive(clap::Args)]
@@ -54,7 +53,7 @@ enum StoreKind {
 
 /// The backends the demo can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Backend {
+pub(crate) enum Backend {
     /// VXLAN on UDP port 8472.
     Vxlan,
     /// Plain routes: all nodes share a network.
@@ -63,7 +62,7 @@ enum Backend {
 
 /// Who moves the packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Mode {
+pub(crate) enum Mode {
     /// The BPF programs.
     Ebpf,
     /// The kernel's devices, routing and netfilter.
@@ -76,9 +75,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.remove {
         return state::remove();
     }
-    prepare(options)?;
+    let agent = prepare(options)?;
     let state = State::begin()?;
-    match show(options, &state) {
+    match show(options, agent, &state) {
         Ok(pairs) => {
             if options.keep { state.keep() } else { state.end() }?;
             println!(
@@ -98,26 +97,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
-fn prepare(options: &Options) -> Result<()> {
+fn prepare(options: &Options) -> Result<PathBuf> {
     setup::ensure(match options.store {
         StoreKind::Dir => &[setup::NETWORK],
         StoreKind::Etcd => &[setup::NETWORK, setup::ETCD],
     })?;
-    ebpf::build(Wanted::Auto)?;
-    shell::step("building the agent (a minute or two the first time)");
-    shell::run(shell::cargo().args(["build", "--release", "--quiet", "-p", "ovl-agent"]))
-        .context("build the agent")
+    release::build_agent()
 }
 
 /// The demo itself; returns the number of pod pairs that reach each other.
-fn show(options: &Options, state: &State) -> Result<usize> {
+fn show(options: &Options, agent: PathBuf, state: &State) -> Result<usize> {
     shell::step(&format!(
         "{} nodes, store {}, backend {}",
         options.nodes,
         options.store.name(),
         options.backend.name()
     ));
-    let agent = artifacts::target().join("release/ovl-agent");
     let mut cluster = Cluster::start(options, agent, state)?;
     report::leases(&cluster)?;
 
@@ -145,7 +140,7 @@ impl StoreKind {
 
 impl Backend {
     /// As the network config spells it.
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Vxlan => "vxlan",
             Self::HostGw => "host-gw",
@@ -154,7 +149,7 @@ impl Backend {
 }
 
 impl Mode {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ebpf => "ebpf",
             Self::Kernel => "kernel",
@@ -162,7 +157,7 @@ impl Mode {
     }
 
     /// The agent's flags. Strict, so that no fallback passes for the real thing.
-    fn flags(self) -> &'static str {
+    pub(crate) fn flags(self) -> &'static str {
         match self {
             Self::Ebpf => "--mode ebpf --strict --fast-path always",
             Self::Kernel => "--mode kernel",

@@ -4,10 +4,14 @@ mod ci;
 mod demo;
 mod ebpf;
 mod machine;
+mod median;
 mod probe;
+mod release;
 mod remedy;
+mod scale;
 mod setup;
 mod shell;
+mod table;
 mod test;
 mod toolchain;
 
@@ -29,6 +33,8 @@ enum Task {
     BuildEbpf(ebpf::Options),
     /// Starts nodes, pods and agents on this machine, shows that they reach each other, and measures how fast.
     Demo(demo::Options),
+    /// Measures what the control plane costs with thousands of leases in etcd.
+    Scale(scale::Options),
     /// Runs the tests, everything unless told.
     Test(test::Options),
     /// Runs what CI runs: format, lints, documentation, tests, a short demo.
@@ -40,6 +46,7 @@ fn main() -> ExitCode {
     let done = ovl_tests::interrupt::catch_signals().and_then(|()| match arguments.task {
         Task::BuildEbpf(options) => ebpf::run(&options),
         Task::Demo(options) => demo::run(&options),
+        Task::Scale(options) => scale::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Ci => ci::run(),
     });

@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use super::Backend;
 use super::cluster::Cluster;
-use super::measure::{Measurement, Sample, median};
+use super::measure::{Measurement, Sample};
 use super::path::Path;
-use super::table;
+use crate::median::median;
+use crate::table;
 
 /// The leases, a row per node.
 pub(super) fn leases(cluster: &Cluster) -> Result<()> {

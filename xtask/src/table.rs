@@ -1,7 +1,7 @@
 //! Plain tables with columns that line up.
 
 /// Formats `rows`; the first is the heading. The first column is flush left, the others as `numbers` says.
-pub(super) fn format(rows: &[Vec<String>], numbers: bool) -> String {
+pub(crate) fn format(rows: &[Vec<String>], numbers: bool) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -17,7 +17,7 @@ pub(super) fn format(rows: &[Vec<String>], numbers: bool) -> String {
 }
 
 /// A whole number with spaces between thousands.
-pub(super) fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -1,0 +1,18 @@
+//! The agent as it is released: optimised, with the BPF object inside.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use ovl_tests::artifacts;
+
+use crate::toolchain::Wanted;
+use crate::{ebpf, shell};
+
+/// Builds it and says where it is.
+pub(crate) fn build_agent() -> Result<PathBuf> {
+    ebpf::build(Wanted::Auto)?;
+    shell::step("building the agent (a minute or two the first time)");
+    shell::run(shell::cargo().args(["build", "--release", "--quiet", "-p", "ovl-agent"]))
+        .context("build the agent")?;
+    Ok(artifacts::target().join("release/ovl-agent"))
+}
