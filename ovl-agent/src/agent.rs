@@ -191,9 +191,9 @@ struct Agent {
 
 impl Agent {
     async fn start<S: Store>(store: &S, args: RunArgs) -> Result<(Self, Control)> {
-        sysctl::warn_unless_forwarding();
         let handle = netlink::connect()?;
         let network = startup::network(store).await?;
+        sysctl::warn_unless_forwarding(network.pools.iter().map(|(family, _)| family));
         let choice = Choice::new(&args, network.ranges().iter().map(|(_, range)| *range).collect())?;
         let underlay = underlay::find(&handle, &choice).await?;
         let public_ips = public_ips(&args, &underlay);

@@ -10,7 +10,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use crate::family::{ByFamily, Family};
-use crate::instance::Instance;
+use crate::instance::{FIREWALL, Instance};
 
 mod command;
 mod fingerprint;
@@ -210,7 +210,7 @@ impl Firewall {
 
 /// What says that an overlay's rules are in use; `None`: somebody else said so.
 fn claim(tag: &str) -> Option<Instance> {
-    Instance::claim(&format!("the firewall rules of {tag}")).ok()
+    Instance::claim(&format!("{FIREWALL}{tag}")).ok()
 }
 
 /// What to tell the operator where bridged packets don't pass the rules. flannel refuses to start then, which is wrong

@@ -12,6 +12,9 @@ pub struct Instance {
     _name: UnixListener,
 }
 
+/// What the name of a claim on firewall rules begins with; such a claim comes beside one on an overlay.
+pub(crate) const FIREWALL: &str = "firewall/";
+
 impl Instance {
     /// Claims `overlay` (the device's name, or the network's) for this process.
     pub fn claim(overlay: &str) -> Result<Self> {

@@ -5,6 +5,8 @@ use std::io::ErrorKind;
 
 use tracing::{info, warn};
 
+use crate::family::Family;
+
 const LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
 
 /// Reads a number from `/proc/sys`.
@@ -29,11 +31,17 @@ pub fn default_ttl() -> u8 {
 }
 
 /// Says so where the node would not forward its pods' packets.
-pub fn warn_unless_forwarding() {
-    if read::<u8>("/proc/sys/net/ipv4/ip_forward") == Some(0) {
-        warn!(
-            "net.ipv4.ip_forward is 0: this node does not forward its pods' packets; set it to 1 (sysctl -w)"
-        );
+pub fn warn_unless_forwarding(families: impl Iterator<Item = Family>) {
+    for family in families {
+        let name = match family {
+            Family::V4 => "net.ipv4.ip_forward",
+            Family::V6 => "net.ipv6.conf.all.forwarding",
+        };
+        if read::<u8>(&format!("/proc/sys/{}", name.replace('.', "/"))) == Some(0) {
+            warn!(
+                "{name} is 0: this node does not forward its pods' {family} packets; set it to 1 (sysctl -w)"
+            );
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use crate::instance::FIREWALL;
+
 /// The start of the names that running agents hold (`instance.rs`), as `/proc/net/unix` shows them.
 const CLAIM: &str = "@ovl-agent/";
 
@@ -26,7 +28,8 @@ pub(super) fn managers() -> Result<Vec<String>> {
 /// The claimed names in the kernel's list of sockets: the eighth column, where there is one.
 fn claims(sockets: &str) -> BTreeSet<&str> {
     let names = sockets.lines().filter_map(|line| line.split_whitespace().nth(7));
-    names.filter_map(|name| name.strip_prefix(CLAIM)).collect()
+    let claims = names.filter_map(|name| name.strip_prefix(CLAIM));
+    claims.filter(|claim| !claim.starts_with(FIREWALL)).collect()
 }
 
 /// The processes called flanneld in our network namespace.
@@ -61,6 +64,7 @@ ffff88810a: 00000002 00000000 00010000 0001 01 40001 @ovl-agent/flannel.1
 ffff88810b: 00000002 00000000 00010000 0001 01 40002 @ovl-agent/10.42.0.0/16
 ffff88810c: 00000003 00000000 00000000 0001 03 40003
 ffff88810d: 00000002 00000000 00010000 0001 01 40004 /run/ovl-agent/agent.sock
+ffff888109: 00000002 00000000 00010000 0001 01 40005 @ovl-agent/firewall/flannel.1
 ffff88810e: 00000002 00000000 00010000 0001 01 40005 @other/ovl-agent/x
 ";
         assert_eq!(claims(sockets).into_iter().collect::<Vec<_>>(), ["10.42.0.0/16", "flannel.1"]);
