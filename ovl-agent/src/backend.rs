@@ -2,7 +2,8 @@
 //!
 //! Adding a backend is one file and one variant of [`Backend`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -45,6 +46,38 @@ pub struct VxlanDevice {
     pub gbp: bool,
 }
 
+/// Which route: the kernel keeps several to one range, told apart by their metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// Where to.
+    pub net: IpNet,
+    /// The lowest wins.
+    pub metric: u32,
+}
+
+impl RouteKey {
+    /// The metric that a route has when nobody asks for one, as flannel's have.
+    pub fn usual(net: IpNet) -> Self {
+        let metric = match net {
+            IpNet::V4(_) => 0,
+            IpNet::V6(_) => 1024,
+        };
+        Self { net, metric }
+    }
+
+    /// Behind every other route to the same range.
+    pub fn last(net: IpNet) -> Self {
+        Self { net, metric: u32::MAX - 1 }
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.net)?;
+        if *self == Self::usual(self.net) { Ok(()) } else { write!(f, " metric {}", self.metric) }
+    }
+}
+
 /// A route as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -74,11 +107,15 @@ pub struct Desired {
     /// Forwarding entries of the overlay devices: which node has which MAC.
     pub fdb: BTreeMap<(Family, Mac), IpAddr>,
     /// Routes of the main table.
-    pub routes: BTreeMap<IpNet, Route>,
+    pub routes: BTreeMap<RouteKey, Route>,
     /// Rows of the BPF lease map.
     pub remotes: BTreeMap<Prefix, Remote>,
     /// What of a lease cannot be programmed, and why.
     pub rejected: BTreeMap<(LeaseKey, Family), String>,
+    /// Subnets of leases that cannot be read: what an earlier agent programmed for them stays.
+    pub kept: BTreeSet<IpNet>,
+    /// Interfaces that routes to peers lead to.
+    pub ways: BTreeSet<Arc<str>>,
 }
 
 /// The tunnel that the BPF programs have to write and read.
@@ -230,6 +267,7 @@ impl Backend {
         if let Self::Vxlan(vxlan) = self {
             vxlan.own_rows(node, &mut desired);
         }
+        desired.ways = self.ways(&underlay, &overlay);
         if matches!(self, Self::Alloc) {
             return desired;
         }
@@ -256,6 +294,17 @@ impl Backend {
             }
         }
         desired
+    }
+
+    /// Interfaces that routes to peers lead to.
+    fn ways(&self, underlay: &Arc<str>, overlay: &ByFamily<Arc<str>>) -> BTreeSet<Arc<str>> {
+        let is_direct = match self {
+            Self::Vxlan(vxlan) => vxlan.options.direct_routing,
+            Self::HostGw(_) => true,
+            Self::Alloc => false,
+        };
+        let overlay = overlay.iter().map(|(_, device)| Arc::clone(device));
+        overlay.chain(is_direct.then(|| Arc::clone(underlay))).collect()
     }
 
     /// The public IP of a lease that is one to program.
@@ -404,7 +453,7 @@ mod tests {
     #[test]
     fn our_own_lease_is_no_peer_and_alloc_has_none() {
         let own = ("10.42.3.0-24&fd42:0:0:3::-64", r#"{"PublicIP":"192.0.2.11","BackendType":"host-gw"}"#);
-        assert_eq!(desired(&HOST_GW, &[own]), Desired::default());
+        assert_eq!(desired(&HOST_GW, &[own]), desired(&HOST_GW, &[]));
         let peer = ("10.42.7.0-24", r#"{"PublicIP":"192.0.2.12"}"#);
         assert_eq!(desired(&Backend::Alloc, &[peer]), Desired::default());
         let attrs = Backend::Alloc.attrs(&testing::node().public_ips);

@@ -51,7 +51,8 @@ pub enum Command {
     Cleanup(CleanupArgs),
 }
 
-const DEFAULT_SOCKET: &str = "/run/ovl/agent.sock";
+/// Where `ovl-agent status` asks unless told.
+pub const DEFAULT_SOCKET: &str = "/run/ovl/agent.sock";
 
 /// Options of `status`.
 #[derive(Clone, Debug, Args)]

@@ -7,11 +7,13 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use ovl_common::Mac;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+use tokio::task::JoinHandle;
 
 mod address;
 mod addresses;
 mod devices;
 mod fdb;
+mod leftovers;
 mod link;
 mod lookup;
 mod main_table;
@@ -23,6 +25,7 @@ mod watch;
 pub use address::AddressTable;
 pub use addresses::{NodeAddress, node_addresses};
 pub use fdb::FdbTable;
+pub use leftovers::{Leftover, left_by_flannel, left_in};
 pub use link::DeviceTable;
 pub use lookup::{Hop, lookup};
 pub use main_table::{MainRoute, NextHop, main_routes};
@@ -32,10 +35,14 @@ pub use watch::{KernelEvents, watch};
 
 /// Opens a netlink socket in this process's network namespace. Needs a running tokio runtime.
 pub fn connect() -> Result<Handle> {
+    connect_watched().map(|(handle, _task)| handle)
+}
+
+/// As [`connect`], with the task that ends when the socket is of no more use.
+pub fn connect_watched() -> Result<(Handle, JoinHandle<()>)> {
     let (connection, handle, _messages) =
         rtnetlink::new_connection().context("cannot open a netlink socket")?;
-    tokio::spawn(connection);
-    Ok(handle)
+    Ok((handle, tokio::spawn(connection)))
 }
 
 /// An interface, as far as the agent cares.
@@ -138,15 +145,14 @@ fn absent_is_success(result: Result<(), rtnetlink::Error>) -> Result<()> {
     }
 }
 
-/// Does `write` with each row, many at a time: an answer is waited for while others are under way.
-async fn pipelined<'a, K, R, F>(rows: &'a [(K, R)], write: impl Fn(&'a K, &'a R) -> F) -> Vec<Result<()>>
+/// Does `request` with each item, many at a time: an answer is waited for while others are under way.
+pub(crate) async fn pipelined<'a, I, O, F>(items: &'a [I], request: impl Fn(&'a I) -> F) -> Vec<O>
 where
-    F: Future<Output = Result<()>>,
+    F: Future<Output = O>,
 {
-    /// The kernel queues the answers in the socket's buffer, which holds some hundreds.
+    /// The kernel queues the answers in the socket's buffer, which holds some two hundred.
     const UNDER_WAY: usize = 64;
-    let writes = rows.iter().map(|(key, row)| write(key, row));
-    futures_util::stream::iter(writes).buffered(UNDER_WAY).collect().await
+    futures_util::stream::iter(items.iter().map(request)).buffered(UNDER_WAY).collect().await
 }
 
 /// The index of the interface called `name`, where there is one.

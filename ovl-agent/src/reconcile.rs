@@ -92,6 +92,11 @@ impl<K: Ord, R: PartialEq> Known<K, R> {
         self.rows.as_ref().map_or(0, BTreeMap::len)
     }
 
+    /// What stands at `key`.
+    pub fn get(&self, key: &K) -> Option<&R> {
+        self.rows.as_ref()?.get(key)
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -189,11 +194,13 @@ pub async fn delete<T: Table>(
     keys: &[T::Key],
     outcome: &mut Outcome,
 ) {
-    for key in keys {
-        match table.delete(key).await {
+    let results = table.delete_all(keys).await;
+    let mut removed = 0u64;
+    for (key, result) in keys.iter().zip(results) {
+        match result {
             Ok(()) => {
-                info!("removed {} {key:?}, which no lease asks for", table.name());
-                outcome.deleted += 1;
+                debug!("removed {} {key:?}", table.name());
+                removed += 1;
                 known.removed(key);
             }
             Err(error) => {
@@ -201,6 +208,12 @@ pub async fn delete<T: Table>(
                 known.doubt();
             }
         }
+    }
+    if removed > 0 {
+        let first = keys.first().map(|key| format!("{key:?}")).unwrap_or_default();
+        let others = if removed > 1 { format!(" and {} others", removed - 1) } else { String::new() };
+        info!("removed {} {first}{others}, which no lease asks for", table.name());
+        outcome.deleted += removed;
     }
 }
 

@@ -1,7 +1,8 @@
 //! What the agent does once, before its loop: find its place, read the network config, take a lease, load the fast
 //! path.
 
-use std::time::Duration;
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
@@ -12,6 +13,7 @@ use tracing::{debug, error, info, warn};
 use crate::backend::{Backend, HostGw, Vxlan};
 use crate::bpf::{AttachmentTable, ObjectSource};
 use crate::cli::{FastPath as Policy, Mode, RunArgs};
+use crate::facts::Facts;
 use crate::family::ByFamily;
 use crate::fast_path::FastPath;
 use crate::lease::LeaseAttrs;
@@ -23,15 +25,60 @@ use crate::store::{Held, Store, StoreError, acquire};
 /// How long to wait before asking a store again that did not answer.
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
 
+/// What a starting agent is at, for those who ask.
+#[derive(Debug)]
+pub struct Progress {
+    store: String,
+    started: Instant,
+    waiting: RefCell<String>,
+}
+
+impl Progress {
+    /// A start with the store of that name.
+    pub fn new(store: String) -> Self {
+        Self { waiting: RefCell::new(format!("asking {store}")), store, started: Instant::now() }
+    }
+
+    /// One line.
+    pub fn text(&self) -> String {
+        self.waiting.borrow().clone()
+    }
+
+    /// The document behind `ovl-agent status`.
+    pub fn document(&self) -> String {
+        let waiting = format!("starting: {}", self.text());
+        let facts = Facts {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            store: self.store.clone(),
+            last_error: Some(waiting.clone()),
+            errors: vec![waiting],
+            ..Facts::default()
+        };
+        serde_json::to_string(&facts).unwrap_or_default()
+    }
+
+    fn set(&self, text: &str) {
+        self.waiting.replace(text.to_owned());
+    }
+}
+
 /// Calls `ask` until the store answers. What trying again cannot mend is an error at once.
-pub async fn insist<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, StoreError>) -> Result<T> {
+pub async fn insist<T>(
+    what: &str,
+    progress: &Progress,
+    mut ask: impl AsyncFnMut() -> Result<T, StoreError>,
+) -> Result<T> {
     let mut told = String::new();
     loop {
         match ask().await {
             Ok(answer) => return Ok(answer),
             Err(StoreError::Unavailable(reason)) => {
                 if told != reason {
-                    warn!("cannot {what} yet: {reason}; trying again every {} s", RETRY.as_secs());
+                    let problem =
+                        format!("cannot {what} yet: {reason}; trying again every {} s", RETRY.as_secs());
+                    warn!("{problem}");
+                    progress.set(&problem);
                     told = reason;
                 }
                 tokio::time::sleep(RETRY).await;
@@ -45,10 +92,10 @@ pub async fn insist<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, Store
 
 /// Reads the network config, waiting for somebody to write a good one, as flannel does: a service that ends is soon
 /// not started any more, and nobody would look again when the config is put right.
-pub async fn network<S: Store>(store: &S) -> Result<Network> {
+pub async fn network<S: Store>(store: &S, progress: &Progress) -> Result<Network> {
     let mut told = String::new();
     loop {
-        let text = insist("read the network config", async || store.network_config().await).await?;
+        let text = insist("read the network config", progress, async || store.network_config().await).await?;
         let problem = match text.map(|text| Network::parse(&text)) {
             Some(Ok(network)) => return Ok(network),
             Some(Err(error)) => {
@@ -65,6 +112,7 @@ pub async fn network<S: Store>(store: &S) -> Result<Network> {
         };
         if told != problem {
             error!("{problem}");
+            progress.set(&problem);
             told = problem;
         }
         tokio::time::sleep(RETRY).await;
@@ -102,8 +150,12 @@ pub async fn lease<S: Store>(
     network: &Network,
     attrs: &LeaseAttrs,
     previous: ByFamily<IpNet>,
+    progress: &Progress,
 ) -> Result<Held> {
-    insist("take a lease", async || acquire(store, network, attrs, previous, &mut rand::rng()).await).await
+    insist("take a lease", progress, async || {
+        acquire(store, network, attrs, previous, &mut rand::rng()).await
+    })
+    .await
 }
 
 /// The fast path, or why there is none.

@@ -55,8 +55,17 @@ impl SubnetEnv {
     }
 }
 
-/// The subnets that the file of an earlier run names.
-pub fn previous_subnets(path: &Path) -> ByFamily<IpNet> {
+/// What the file of an earlier run names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Previous {
+    /// The overlay's ranges.
+    pub networks: ByFamily<IpNet>,
+    /// The node's subnets.
+    pub subnets: ByFamily<IpNet>,
+}
+
+/// Reads the file of an earlier run; what is absent or damaged is none.
+pub fn previous(path: &Path) -> Previous {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let of = |name: &str, family| {
         let mut values = text.lines().filter_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
@@ -65,7 +74,11 @@ pub fn previous_subnets(path: &Path) -> ByFamily<IpNet> {
         let net = nets.next()?;
         (nets.next().is_none() && Family::of_net(&net) == family).then(|| net.trunc())
     };
-    ByFamily { v4: of("FLANNEL_SUBNET", Family::V4), v6: of("FLANNEL_IPV6_SUBNET", Family::V6) }
+    let both = |v4, v6| ByFamily { v4: of(v4, Family::V4), v6: of(v6, Family::V6) };
+    Previous {
+        networks: both("FLANNEL_NETWORK", "FLANNEL_IPV6_NETWORK"),
+        subnets: both("FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"),
+    }
 }
 
 #[cfg(test)]
@@ -80,7 +93,7 @@ mod tests {
     fn the_file_has_flannels_bytes_and_is_read_back() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("deep/subnet.env");
-        assert_eq!(previous_subnets(&path), ByFamily::default());
+        assert_eq!(previous(&path), Previous::default());
         let (v4, v6) = (("10.77.0.0/16", "10.77.18.0/25"), ("fd77::/48", "fd77:0:0:5::/64"));
         let v4_lines = "FLANNEL_NETWORK=10.77.0.0/16\nFLANNEL_SUBNET=10.77.18.1/25\n";
         let v6_lines = "FLANNEL_IPV6_NETWORK=fd77::/48\nFLANNEL_IPV6_SUBNET=fd77:0:0:5::1/64\n";
@@ -95,7 +108,7 @@ mod tests {
             env.write(&path).expect("written");
             assert_eq!(std::fs::read_to_string(&path).expect("read"), text);
             assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o644);
-            assert_eq!(previous_subnets(&path), subnets);
+            assert_eq!(previous(&path), Previous { networks, subnets });
         }
     }
 
@@ -113,7 +126,7 @@ mod tests {
             "FLANNEL_IPV6_SUBNET=10.1.2.1/24",
         ] {
             std::fs::write(&path, text).expect("written");
-            assert_eq!(previous_subnets(&path), ByFamily::default(), "{text:?}");
+            assert_eq!(previous(&path), Previous::default(), "{text:?}");
         }
     }
 }

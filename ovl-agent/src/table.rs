@@ -34,6 +34,15 @@ pub trait Table {
 
     /// Deletes a row; one that is absent is a success.
     async fn delete(&mut self, key: &Self::Key) -> Result<()>;
+
+    /// Deletes many rows, and says of each what became of it.
+    async fn delete_all(&mut self, keys: &[Self::Key]) -> Vec<Result<()>> {
+        let mut results = Vec::with_capacity(keys.len());
+        for key in keys {
+            results.push(self.delete(key).await);
+        }
+        results
+    }
 }
 
 /// A table in memory.

@@ -1,15 +1,20 @@
 //! All tables of the node, and the one order in which they are made equal to what is wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use ovl_common::{Prefix, Remote};
+use ovl_common::{Mac, Prefix, Remote};
 use rtnetlink::Handle;
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::backend::{Backend, Desired, Tunnel};
+use crate::backend::{Backend, Desired, RouteKey, Tunnel};
+use crate::family::{ByFamily, Family};
 use crate::fast_path::{FastPath, PodPort, Unwanted};
-use crate::netlink::{AddressTable, DeviceTable, FdbTable, NeighbourTable, RouteTable};
+use crate::instance::Instance;
+use crate::netlink::{
+    AddressTable, DeviceTable, FdbTable, NeighbourTable, RouteTable, left_by_flannel, left_in,
+};
 use crate::network::Network;
 use crate::node::Node;
 use crate::reconcile::{History, Known, Outcome, delete, put_missing};
@@ -17,6 +22,7 @@ use crate::table::Table;
 
 /// The node's tables.
 pub struct Tables {
+    handle: Handle,
     devices: Own<DeviceTable>,
     addresses: Own<AddressTable>,
     neighbours: Own<NeighbourTable>,
@@ -73,6 +79,7 @@ impl Tables {
         let (devices, ranges) = (backend.devices(), network.ranges());
         let alias = format!("ovl {}", network.name());
         Self {
+            handle: handle.clone(),
             devices: Own::new(DeviceTable::new(handle.clone(), alias, devices.clone())),
             addresses: Own::new(AddressTable::new(handle.clone(), devices.clone(), ranges)),
             neighbours: Own::new(NeighbourTable::new(handle.clone(), devices.clone())),
@@ -115,6 +122,7 @@ impl Tables {
         let neighbours = put(&mut self.neighbours, &desired.neighbours, out).await;
         let fdb = put(&mut self.fdb, &desired.fdb, out).await;
         let routes = put_missing(&mut self.routes.table, &mut self.routes.known, &desired.routes, out).await;
+        let (neighbours, fdb, unwanted_routes) = self.past_kept(desired, neighbours, fdb, routes.unwanted);
         let mut bpf = Unwanted::default();
         if let Some(fast_path) = &mut self.fast_path {
             let remotes = carried_by_the_kernel(&desired.remotes, &routes.refused);
@@ -124,7 +132,7 @@ impl Tables {
         if let Some(fast_path) = &mut self.fast_path {
             fast_path.delete(&bpf, out).await;
         }
-        take(&mut self.routes, &routes.unwanted, out).await;
+        take(&mut self.routes, &unwanted_routes, out).await;
         take(&mut self.fdb, &fdb, out).await;
         take(&mut self.neighbours, &neighbours, out).await;
         take(&mut self.addresses, &addresses, out).await;
@@ -132,27 +140,35 @@ impl Tables {
         outcome
     }
 
-    /// Removes, once, the routes of a flanneld that ran here before and whose leases are gone; those whose leases are
-    /// still there were replaced by ours before.
-    pub async fn adopt(&mut self, network: &Network, desired: &Desired, underlay: &str) {
+    /// Removes, once, the routes that somebody before us left and nobody wants: a flanneld, and ourselves where the
+    /// network had other ranges (`before`). Those whose leases are still there were replaced by ours.
+    pub async fn adopt(&mut self, network: &Network, desired: &Desired, before: &ByFamily<IpNet>) {
         if std::mem::replace(&mut self.is_adopted, true) {
             return;
         }
-        let devices: BTreeSet<String> =
-            desired.devices.keys().cloned().chain([underlay.to_owned()]).collect();
         let is_stale = |net: IpNet| {
-            network.pools.iter().any(|(_, pool)| pool.fits(net)) && !desired.routes.contains_key(&net)
+            let is_lease = network.pools.iter().any(|(_, pool)| pool.fits(net));
+            is_lease && !desired.routes.contains_key(&RouteKey::usual(net)) && !desired.kept.contains(&net)
         };
-        let table = &self.routes.table;
+        // A range that another agent has is none of ours any more.
+        let is_free = |range: &IpNet| Instance::claim(&range.to_string()).is_ok();
+        let former = ByFamily::from_fn(|family| {
+            before
+                .get(family)
+                .copied()
+                .filter(|range| network.range(family) != Some(*range) && is_free(range))
+        });
         let removed = async {
-            for net in table.left_by_flannel(is_stale, &devices).await? {
-                table.delete_flannels(net).await?;
-                info!("removed route {net} that flanneld left: no lease asks for it");
+            let flannels = left_by_flannel(&self.handle, is_stale, &desired.ways).await?;
+            let ours = left_in(&self.handle, &former).await?;
+            for route in flannels.into_iter().chain(ours) {
+                route.remove(&self.handle).await?;
+                info!("removed route {} that an earlier agent left: no lease asks for it", route.key);
             }
             anyhow::Ok(())
         };
         if let Err(error) = removed.await {
-            info!("cannot look for routes that flanneld left: {error:#}");
+            warn!("cannot remove routes that an earlier agent left: {error:#}");
         }
     }
 
@@ -165,6 +181,27 @@ impl Tables {
             self.fdb.report(),
             self.routes.report(),
         ]
+    }
+
+    /// What is unwanted without the rows of peers whose leases cannot be read: what is there of them stays.
+    fn past_kept(
+        &self,
+        desired: &Desired,
+        mut neighbours: Vec<IpAddr>,
+        mut fdb: Vec<(Family, Mac)>,
+        mut routes: Vec<RouteKey>,
+    ) -> (Vec<IpAddr>, Vec<(Family, Mac)>, Vec<RouteKey>) {
+        if !desired.kept.is_empty() {
+            let bases: BTreeSet<IpAddr> = desired.kept.iter().map(IpNet::addr).collect();
+            let macs: BTreeSet<(Family, Mac)> = bases
+                .iter()
+                .filter_map(|base| Some((Family::of(*base), *self.neighbours.known.get(base)?)))
+                .collect();
+            routes.retain(|key| !desired.kept.contains(&key.net));
+            neighbours.retain(|address| !bases.contains(address));
+            fdb.retain(|key| !macs.contains(key));
+        }
+        (neighbours, fdb, routes)
     }
 
     fn doubt(&mut self) {
@@ -193,10 +230,13 @@ async fn take<T: Table>(own: &mut Own<T>, keys: &[T::Key], outcome: &mut Outcome
 }
 
 /// The peers that the kernel path reaches: the fast path goes where the kernel would, or not at all.
-fn carried_by_the_kernel(remotes: &BTreeMap<Prefix, Remote>, refused: &[IpNet]) -> BTreeMap<Prefix, Remote> {
+fn carried_by_the_kernel(
+    remotes: &BTreeMap<Prefix, Remote>,
+    refused: &[RouteKey],
+) -> BTreeMap<Prefix, Remote> {
     let mut carried = remotes.clone();
-    for net in refused {
-        if let IpNet::V4(net) = net {
+    for route in refused {
+        if let IpNet::V4(net) = route.net {
             carried.remove(&Prefix::new(net.addr().into(), net.prefix_len()));
         }
     }

@@ -1,6 +1,6 @@
 //! The network config while the agent runs.
 
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::Agent;
 use crate::backend::Backend;
@@ -46,17 +46,18 @@ impl Agent {
                 ))
             }
             Change::Live(fields) => {
-                info!("the network config changed: {} applied", fields.join(", "));
-                self.config_problem = None;
+                let mut backend = self.backend.clone();
                 if let (Backend::Vxlan(vxlan), BackendConfig::Vxlan(options)) =
-                    (&mut self.backend, &network.backend)
+                    (&mut backend, &network.backend)
                 {
                     vxlan.options = options.clone();
                 }
-                self.network = network;
-                if let Err(error) = self.backend.check(&self.node.underlay, &self.node.public_ips) {
-                    error!("{error:#}");
+                if let Err(error) = backend.check(&self.node.underlay, &self.node.public_ips) {
+                    return self.keep_config(format!("{error:#}"));
                 }
+                info!("the network config changed: {} applied", fields.join(", "));
+                self.config_problem = None;
+                (self.backend, self.network) = (backend, network);
                 true
             }
         }

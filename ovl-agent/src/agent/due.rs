@@ -67,16 +67,20 @@ impl Due {
         look
     }
 
-    /// Notes a pass, after which the next listing has to wait.
-    pub(super) fn passed(&mut self, started: Instant, pause: Pause) {
+    /// Notes a pass, after which the next has to wait. Only a listing puts the next listing off: news may come all the
+    /// time.
+    pub(super) fn passed(&mut self, look: Look, started: Instant, pause: Pause) {
         let now = Instant::now();
         self.news_at = now + SPACING;
+        if look != Look::Anew {
+            return;
+        }
         let pause = match pause {
             Pause::Short => SPACING,
             Pause::Restless => SPACING_WHILE_RESTLESS,
             Pause::Share => SPACING.max((now - started) * LISTING_SHARE),
         };
-        self.events_at = self.events_at.max(now + pause);
+        self.events_at = now + pause;
     }
 }
 
@@ -115,22 +119,31 @@ mod tests {
         due.for_news();
         assert_eq!(due.now().await, Look::Hooks);
         due.for_news();
-        due.passed(Instant::now(), Pause::Short);
+        due.passed(Look::Trust, Instant::now(), Pause::Short);
         assert_eq!(next(&mut due).await, (Look::Trust, SPACING));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn news_do_not_wait_for_a_listing_that_does() {
+    async fn news_do_not_wait_for_a_listing_and_do_not_put_it_off() {
         for (pause, wait) in
             [(Pause::Restless, SPACING_WHILE_RESTLESS), (Pause::Share, Duration::from_secs(4))]
         {
             let mut due = Due::default();
-            due.passed(Instant::now() - Duration::from_millis(400), pause);
+            let started = Instant::now();
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            due.passed(Look::Anew, started, pause);
             due.for_events();
-            due.for_news();
-            assert_eq!(next(&mut due).await, (Look::Trust, SPACING));
-            due.passed(Instant::now(), Pause::Short);
-            assert_eq!(next(&mut due).await, (Look::Anew, wait.saturating_sub(SPACING)), "{pause:?}");
+            let listed = Instant::now();
+            loop {
+                due.for_news();
+                let look = due.now().await;
+                if look == Look::Anew {
+                    break;
+                }
+                due.passed(look, Instant::now(), pause);
+            }
+            let waited = Instant::now() - listed;
+            assert!(waited >= wait && waited <= wait + SPACING, "{pause:?}: {waited:?}");
         }
     }
 }

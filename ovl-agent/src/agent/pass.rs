@@ -8,7 +8,7 @@ use anyhow::Result;
 use tracing::{debug, info, warn};
 
 use super::{Agent, public_ips};
-use crate::backend::{OnLink, Route};
+use crate::backend::{OnLink, Route, RouteKey};
 use crate::family::ByFamily;
 use crate::fast_path::pod_ports;
 use crate::netlink::{Interface, interfaces};
@@ -32,15 +32,20 @@ impl Agent {
     }
 
     async fn reconcile(&mut self, look: Look) -> Result<Vec<String>> {
+        // Before the look: what changes during it is seen the next time.
+        if self.events.take_ways_changed() {
+            self.doubt_ways();
+        }
         let interfaces = interfaces(&self.handle).await?;
         let mut errors = Vec::new();
-        if self.events.take_ways_changed() {
-            self.reach.doubt();
-            self.is_underlay_doubted = true;
-        }
         if look != Look::Trust && (self.is_underlay_doubted || self.follow.is_waiting()) {
-            errors.extend(self.follow_underlay(&interfaces).await?);
-            self.is_underlay_doubted = false;
+            match self.follow_underlay(&interfaces).await {
+                Ok(problem) => {
+                    errors.extend(problem);
+                    self.is_underlay_doubted = false;
+                }
+                Err(error) => errors.push(format!("{error:#}")),
+            }
         }
         if let Some(missing) = self.missing_underlay(&interfaces) {
             // Nothing that leads to it can be written; saying so row by row helps nobody.
@@ -52,13 +57,25 @@ impl Agent {
             let name = devices.get(family)?;
             interfaces.values().find(|interface| interface.name == *name).map(|device| device.ifindex)
         }));
-        let on_link = self.on_link(&interfaces).await?;
+        let (on_link, problems) = self.on_link(&interfaces).await;
+        errors.extend(problems);
         let mut desired = self.backend.desired(&self.node, &self.network, &self.view, &on_link);
         let peer_subnets = desired.routes.len();
         if self.args.ip_blackhole_route {
-            let own = self.node.lease.subnets().iter().map(|(_, subnet)| (*subnet, Route::Blackhole));
+            let own = self
+                .node
+                .lease
+                .subnets()
+                .iter()
+                .map(|(_, subnet)| (RouteKey::last(*subnet), Route::Blackhole));
             desired.routes.extend(own);
         }
+        // What is not in the view, and so not known from before.
+        let unreadable = self.rejected_items.iter().filter_map(|item| item.key);
+        let unknown = unreadable.filter(|key| self.view.get(*key).is_none());
+        desired
+            .kept
+            .extend(unknown.flat_map(|key| key.subnets().iter().map(|(_, net)| *net).collect::<Vec<_>>()));
         self.on_link = on_link;
         for (item, reason) in &desired.rejected {
             if self.rejected_leases.get(item) != Some(reason) {
@@ -68,9 +85,7 @@ impl Agent {
         let pods = pod_ports(&interfaces, &self.args.pod_bridge);
         let tunnel = self.backend.tunnel(self.node.underlay.mtu);
         let outcome = self.tables.make(&self.node, tunnel, &desired, &pods, look).await;
-        if outcome.errors.is_empty() {
-            self.tables.adopt(&self.network, &desired, &self.node.underlay.name).await;
-        }
+        self.tables.adopt(&self.network, &desired, &self.former_ranges).await;
         self.changes_in_a_row = if outcome.changed() { self.changes_in_a_row.saturating_add(1) } else { 0 };
         if outcome.changed() {
             info!("{} rows written, {} removed; {} peer subnets", outcome.put, outcome.deleted, peer_subnets);
@@ -86,6 +101,12 @@ impl Agent {
             errors.push(format!("{error:#}"));
         }
         Ok(errors)
+    }
+
+    /// Has the next pass look at the underlay, and ask anew which peers are on its link.
+    pub(super) fn doubt_ways(&mut self) {
+        self.reach.doubt();
+        self.is_underlay_doubted = true;
     }
 
     /// Takes over what has changed of the underlay interface. While it is gone or has no address, what was stays.
@@ -112,9 +133,9 @@ impl Agent {
     }
 
     /// The peers that DirectRouting may route to.
-    async fn on_link(&mut self, interfaces: &BTreeMap<u32, Interface>) -> Result<OnLink> {
+    async fn on_link(&mut self, interfaces: &BTreeMap<u32, Interface>) -> (OnLink, Vec<String>) {
         if !self.backend.wants_on_link() {
-            return Ok(OnLink::new());
+            return (OnLink::new(), Vec::new());
         }
         let families = self.node.underlay.addresses;
         let public_ips = self.view.iter().flat_map(|(_, attrs)| {

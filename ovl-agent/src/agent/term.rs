@@ -1,12 +1,13 @@
 //! The terms of our own lease, and the news of everybody's.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::Agent;
-use crate::startup;
+use crate::lease::LeaseKey;
+use crate::startup::{self, Progress};
 use crate::store::{Held, Listed, Rejected, Store, StoreError, Update};
 
 /// The result of a renewal or an acquisition.
@@ -14,10 +15,10 @@ pub(super) type Term = anyhow::Result<Held>;
 
 /// What to do about our lease.
 pub(super) enum NextTerm {
-    /// It is ours.
-    Held,
-    /// The store did not answer; what we have is still good.
-    Retry,
+    /// It is ours; whether it was written.
+    Held(bool),
+    /// The store did not answer; what we have is still good. When to try again.
+    Retry(Duration),
     /// It is not ours any more.
     Reacquire,
 }
@@ -30,6 +31,17 @@ pub(super) struct News {
     /// Somebody wrote our lease again as it is: it may have become a reservation, or none any more, which the next
     /// renewal tells.
     pub(super) own_lease: bool,
+}
+
+/// Whether an update says something of this lease.
+fn concerns(update: &Update, key: LeaseKey) -> bool {
+    match update {
+        Update::Snapshot { .. } => true,
+        Update::Put(lease) => lease.key == key,
+        Update::Delete(other) => *other == key,
+        Update::Rejected(item) => item.key == Some(key),
+        Update::ConfigChanged | Update::Unavailable(_) => false,
+    }
 }
 
 impl Agent {
@@ -46,6 +58,7 @@ impl Agent {
 
     fn take(&mut self, update: Update) -> News {
         let mut news = News::default();
+        self.own_news += u64::from(concerns(&update, self.held.lease.key));
         if !matches!(update, Update::Unavailable(_)) {
             self.tally.store_answered = Some(Instant::now());
             if self.store_error.take().is_some() {
@@ -93,8 +106,14 @@ impl Agent {
         }
     }
 
-    /// Why our lease has to be taken again, where the store says that we don't hold it.
-    pub(super) fn lost(&self) -> Option<String> {
+    /// Whether the watch says that our lease is not ours any more. It may be news of before our last write, so the store
+    /// is asked before anything is done about it.
+    pub(super) fn is_lost(&mut self) -> bool {
+        self.loss = self.loss_reason();
+        self.loss.is_some()
+    }
+
+    fn loss_reason(&self) -> Option<String> {
         let key = self.held.lease.key;
         if !self.view.is_complete() {
             return None;
@@ -115,7 +134,8 @@ impl Agent {
         }
     }
 
-    pub(super) fn renew<'a, S: Store>(&self, store: &'a S) -> impl Future<Output = Term> + use<'a, S> {
+    pub(super) fn renew<'a, S: Store>(&mut self, store: &'a S) -> impl Future<Output = Term> + use<'a, S> {
+        self.asked_at = self.own_news;
         let held = self.held.clone();
         async move { Ok(store.renew(&held).await?) }
     }
@@ -124,7 +144,8 @@ impl Agent {
         let (network, attrs) = (self.network.clone(), self.attrs.clone());
         // What we hold, not what a file says: the file may not have been written yet.
         let previous = *self.held.lease.key.subnets();
-        async move { startup::lease(store, &network, &attrs, previous).await }
+        let progress = Progress::new(store.describe());
+        async move { startup::lease(store, &network, &attrs, previous, &progress).await }
     }
 
     /// Whether the lease says something else of this node than is true now: its address has changed.
@@ -149,40 +170,58 @@ impl Agent {
     /// Takes the result of a renewal or an acquisition in.
     pub(super) fn new_term(&mut self, result: Term) -> NextTerm {
         match result {
-            Ok(held) => {
-                self.tally.store_answered = Some(Instant::now());
-                let (old, new) = (self.node.lease, held.lease.key);
-                if old != new {
-                    error!(
-                        "this node's lease is now {new}, no longer {old}: pods that have addresses of the old one must be \
-                         restarted"
-                    );
-                    self.node.lease = new;
-                }
-                if held.lease.attrs != self.held.lease.attrs {
-                    info!("the lease {new} now says that this node is at {}", self.node.public_ips);
-                }
-                // What was written is news that the watch may bring later. A renewal that wrote nothing is none, and must
-                // not hide what the watch brought meanwhile.
-                if held.revision != self.held.revision {
-                    // By now the old subnet may be somebody else's.
-                    if self.view.get(self.held.lease.key) == Some(&self.held.lease.attrs) {
-                        self.view.delete(self.held.lease.key);
-                    }
-                    self.rejected_items.retain(|item| item.key != Some(held.lease.key));
-                    self.view.put(held.lease.clone());
-                }
-                self.held = held;
-                NextTerm::Held
-            }
+            Ok(held) => self.hold(held),
             Err(error) if matches!(error.downcast_ref(), Some(StoreError::Conflict(_))) => {
-                error!("our lease {} is no longer ours: {error:#}; taking another", self.held.lease.key);
+                let reason = self.loss.take();
+                let reason =
+                    reason.unwrap_or_else(|| format!("our lease {} is no longer ours", self.held.lease.key));
+                error!("{reason}; taking it again, or another");
+                self.tally.lease_losses += 1;
                 NextTerm::Reacquire
             }
             Err(error) => {
-                warn!("cannot renew the lease: {error:#}; trying again in a minute");
-                NextTerm::Retry
+                let problem = format!("{error:#}");
+                if self.term_problem.as_ref() != Some(&problem) {
+                    warn!("cannot write or renew the lease {}: {problem}; trying again", self.held.lease.key);
+                    self.term_problem = Some(problem);
+                }
+                let pause = if self.loss.is_some() { super::LOOK_AGAIN } else { super::RENEW_RETRY };
+                NextTerm::Retry(pause)
             }
         }
+    }
+
+    fn hold(&mut self, held: Held) -> NextTerm {
+        self.tally.store_answered = Some(Instant::now());
+        self.term_problem = None;
+        let (old, new) = (self.node.lease, held.lease.key);
+        if old != new {
+            error!(
+                "this node's lease is now {new}, no longer {old}: pods that have addresses of the old one must be \
+                 restarted"
+            );
+            self.node.lease = new;
+        }
+        if held.lease.attrs != self.held.lease.attrs {
+            info!("the lease {new} now says that this node is at {}", self.node.public_ips);
+        }
+        let is_written = held.revision != self.held.revision;
+        if is_written && let Some(reason) = self.loss.take() {
+            error!("{reason}; it is ours again");
+            self.tally.lease_losses += 1;
+        }
+        // What was written is news that the watch may bring later. So is that nothing had to be, unless the watch said
+        // something of it meanwhile.
+        if is_written || self.asked_at == self.own_news {
+            // By now the old subnet may be somebody else's.
+            if self.view.get(self.held.lease.key) == Some(&self.held.lease.attrs) {
+                self.view.delete(self.held.lease.key);
+            }
+            self.rejected_items.retain(|item| item.key != Some(held.lease.key));
+            self.view.put(held.lease.clone());
+            self.loss = None;
+        }
+        self.held = held;
+        NextTerm::Held(is_written)
     }
 }

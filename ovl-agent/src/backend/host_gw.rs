@@ -15,7 +15,7 @@ mod tests {
 
     use super::*;
     use crate::backend::testing::desired;
-    use crate::backend::{Backend, Route};
+    use crate::backend::{Backend, Route, RouteKey};
 
     #[test]
     fn a_peer_is_one_route_per_family_through_its_public_ip() {
@@ -27,7 +27,7 @@ mod tests {
         for (subnet, gateway) in [("10.42.7.0/24", "192.0.2.12"), ("fd42:0:0:7::/64", "2001:db8::12")] {
             let gateway = gateway.parse().expect(gateway);
             let route = Route::Via { gateway, device: "eth0".into(), onlink: false };
-            assert_eq!(desired.routes.get(&subnet.parse().expect(subnet)), Some(&route));
+            assert_eq!(desired.routes.get(&RouteKey::usual(subnet.parse().expect(subnet))), Some(&route));
         }
         let remote = desired.remotes.values().next().expect("one remote");
         assert_eq!(remote.travel, Travel::Direct as u16);

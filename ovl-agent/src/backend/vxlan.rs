@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use ovl_common::{Encapsulation, Mac, Remote, Travel};
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Desired, OnLink, Route, Tunnel, VxlanDevice, bpf_prefix, direct};
+use crate::backend::{Desired, OnLink, Route, RouteKey, Tunnel, VxlanDevice, bpf_prefix, direct};
 use crate::family::{ByFamily, Family};
 use crate::lease::{BackendData, LeaseAttrs};
 use crate::network::VxlanOptions;
@@ -27,7 +27,8 @@ pub struct Vxlan {
 /// MAC by splitting the text.
 #[derive(Deserialize, Serialize)]
 struct LeaseData {
-    #[serde(rename = "VNI")]
+    /// Not compared, as flannel doesn't: its older versions write none, or its lower 16 bits.
+    #[serde(rename = "VNI", default)]
     vni: u32,
     #[serde(rename = "VtepMAC")]
     vtep_mac: String,
@@ -97,7 +98,12 @@ impl Vxlan {
         desired: &mut Desired,
     ) -> Result<(), String> {
         let family = Family::of(public_ip);
-        let mac = self.peer_mac(family, attrs)?;
+        let mac = self.peer_mac(family, attrs).inspect_err(|_| {
+            // Garbage says nothing; a lease without data says that there is none.
+            if attrs.backend_data(family).is_some() {
+                desired.kept.insert(subnet);
+            }
+        })?;
         if self.options.direct_routing
             && let Some(device) = on_link.get(&public_ip)
         {
@@ -117,7 +123,7 @@ impl Vxlan {
         desired.neighbours.insert(gateway, mac);
         desired.fdb.insert((family, mac), public_ip);
         if let Some(device) = overlay.get(family).cloned() {
-            desired.routes.insert(subnet, Route::Via { gateway, device, onlink: true });
+            desired.routes.insert(RouteKey::usual(subnet), Route::Via { gateway, device, onlink: true });
         }
         if let (Some(prefix), IpAddr::V4(node)) = (bpf_prefix(subnet), public_ip) {
             let remote = Remote { node: node.into(), travel: Travel::Vxlan as u16, vtep_mac: mac };
@@ -133,9 +139,6 @@ impl Vxlan {
         };
         let data = attrs.backend_data(family).ok_or_else(|| format!("it has no {name}"))?;
         let data: LeaseData = data.read().map_err(|error| format!("its {name} is not vxlan's: {error}"))?;
-        if data.vni != self.options.vni {
-            return Err(format!("its VNI is {}, this node's is {}", data.vni, self.options.vni));
-        }
         let mac: Mac =
             data.vtep_mac.parse().map_err(|error| format!("its VtepMAC '{}' is {error}", data.vtep_mac))?;
         if self.macs.get(family) == Some(&mac) {
@@ -214,7 +217,7 @@ mod tests {
             [("10.42.7.0/24", "10.42.7.0", "flannel.7"), ("fd42:0:0:7::/64", "fd42:0:0:7::", "flannel-v6.7")]
         {
             let route = Route::Via { gateway: ip(gateway), device: device.into(), onlink: true };
-            assert_eq!(desired.routes.get(&net(subnet)), Some(&route));
+            assert_eq!(desired.routes.get(&RouteKey::usual(net(subnet))), Some(&route));
         }
         assert_eq!(desired.remotes.values().next().expect("one").vtep_mac, MAC);
         assert!(desired.rejected.is_empty());
@@ -239,7 +242,7 @@ mod tests {
             let backend = Backend::Vxlan(Vxlan { options, ..vxlan() });
             let desired = backend.desired(&node(), &network(), &leases, &on_link);
             let direct = Route::Via { gateway: ip("192.0.2.12"), device: "eth0".into(), onlink: false };
-            let is_direct = desired.routes.get(&net("10.42.7.0/24")) == Some(&direct);
+            let is_direct = desired.routes.get(&RouteKey::usual(net("10.42.7.0/24"))) == Some(&direct);
             assert_eq!(is_direct, direct_routing);
             assert_eq!(desired.fdb.contains_key(&(Family::V4, MAC)), !direct_routing);
             assert!(desired.fdb.contains_key(&(Family::V6, MAC6)), "that address is not on the link");
@@ -260,6 +263,14 @@ mod tests {
             assert_eq!(vxlan.mtu(Family::V6, interface), ipv6, "{config:?} on {interface}");
             let pods = Backend::Vxlan(vxlan).mtu(&network(), interface);
             assert_eq!(pods, ipv6, "pods have the narrower of the two");
+        }
+    }
+
+    #[test]
+    fn a_peer_of_an_older_flannel_is_carried() {
+        for data in [r#"{"VtepMAC":"02:00:00:00:00:0c"}"#, r#"{"VNI":4464,"VtepMAC":"02:00:00:00:00:0c"}"#] {
+            let peer = format!(r#"{{"PublicIP":"192.0.2.12","BackendType":"vxlan","BackendData":{data}}}"#);
+            assert_eq!(rows(&[("10.42.7.0-24", &peer)]).routes.len(), 1, "{data}");
         }
     }
 
@@ -306,7 +317,7 @@ mod tests {
     fn a_peer_with_bad_data_is_rejected_by_name() {
         let table = [
             ("{}", "BackendData is not vxlan's"),
-            (r#"{"VNI":8,"VtepMAC":"02:00:00:00:00:0c"}"#, "its VNI is 8"),
+            (r#"{"VNI":"x","VtepMAC":"02:00:00:00:00:0c"}"#, "BackendData is not vxlan's"),
             (r#"{"VNI":7,"VtepMAC":"02:00"}"#, "'02:00' is not a MAC"),
             (r#"{"VNI":7,"VtepMAC":"02:00:00:00:00:0b"}"#, "this node's own"),
             (r#"{"VNI":7,"VtepMAC":"01:00:5e:00:00:01"}"#, "not the address of one device"),
@@ -320,6 +331,8 @@ mod tests {
             let reason = desired.rejected.values().next().expect(data);
             assert!(reason.contains(expected), "{data}: {reason}");
             assert_eq!(desired.routes.len(), 1, "the good one stands");
+            let is_kept = desired.kept.contains(&net("10.42.9.0/24"));
+            assert_eq!(is_kept, !expected.contains("that of node"), "what stands for it stays: {data}");
         }
     }
 }

@@ -39,6 +39,26 @@ impl AddressTable {
             IpNet::V6(net) => !net.addr().is_unicast_link_local(),
         }
     }
+
+    /// Puts an address that is there already: as it should be, or with another length, of which IPv6 has but one.
+    async fn put_past(&self, index: u32, net: &IpNet) -> Result<()> {
+        let all = node_addresses(&self.handle).await?;
+        let same = all.into_iter().find(|has| has.ifindex == index && has.net.addr() == net.addr());
+        let Some(other) = same.filter(|has| has.net != *net) else { return Ok(()) };
+        self.erase(index, &other.net).await?;
+        let mut request = self.handle.address().add(index, net.addr(), net.prefix_len());
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        request.execute().await.map_err(describe)
+    }
+
+    async fn erase(&self, index: u32, net: &IpNet) -> Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = address_family(Family::of_net(net));
+        message.header.index = index;
+        message.header.prefix_len = net.prefix_len();
+        message.attributes.push(AddressAttribute::Local(net.addr()));
+        absent_is_success(self.handle.address().del(message).execute().await)
+    }
 }
 
 impl Table for AddressTable {
@@ -65,7 +85,9 @@ impl Table for AddressTable {
         // Nobody else can have it, and until the search for one ended, IPv6 would not send from it.
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         match request.execute().await {
-            Err(error) if code(&error) == Some(nix::libc::EEXIST) => Ok(()),
+            Err(error) if code(&error) == Some(nix::libc::EEXIST) => {
+                self.put_past(index, net).await.with_context(context)
+            }
             other => other.map_err(describe).with_context(context),
         }
     }
@@ -73,12 +95,8 @@ impl Table for AddressTable {
     async fn delete(&mut self, net: &IpNet) -> Result<()> {
         let family = Family::of_net(net);
         let Some(index) = self.devices.index(family) else { return Ok(()) };
-        let mut message = AddressMessage::default();
-        message.header.family = address_family(family);
-        message.header.index = index;
-        message.header.prefix_len = net.prefix_len();
-        message.attributes.push(AddressAttribute::Local(net.addr()));
-        absent_is_success(self.handle.address().del(message).execute().await)
+        self.erase(index, net)
+            .await
             .with_context(|| format!("cannot remove address {net} from {}", self.devices.name(family)))
     }
 }

@@ -44,6 +44,18 @@ impl FdbTable {
             .replace();
         request.execute().await.map_err(describe).with_context(context)
     }
+
+    async fn erase(&self, (family, mac): &(Family, Mac)) -> Result<()> {
+        let Some(index) = self.devices.index(*family) else { return Ok(()) };
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Bridge;
+        message.header.ifindex = index;
+        message.header.flags = NeighbourFlags::Own;
+        message.header.state = NeighbourState::Permanent;
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+        absent_is_success(self.handle.neighbours().del(message).execute().await)
+            .with_context(|| format!("cannot remove fdb entry {mac} on {}", self.devices.name(*family)))
+    }
 }
 
 impl Table for FdbTable {
@@ -77,19 +89,15 @@ impl Table for FdbTable {
     }
 
     async fn put_all(&mut self, rows: &[((Family, Mac), IpAddr)]) -> Vec<Result<()>> {
-        pipelined(rows, |key, node| self.write(key, node)).await
+        pipelined(rows, |(key, node)| self.write(key, node)).await
     }
 
-    async fn delete(&mut self, (family, mac): &(Family, Mac)) -> Result<()> {
-        let Some(index) = self.devices.index(*family) else { return Ok(()) };
-        let mut message = NeighbourMessage::default();
-        message.header.family = AddressFamily::Bridge;
-        message.header.ifindex = index;
-        message.header.flags = NeighbourFlags::Own;
-        message.header.state = NeighbourState::Permanent;
-        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
-        absent_is_success(self.handle.neighbours().del(message).execute().await)
-            .with_context(|| format!("cannot remove fdb entry {mac} on {}", self.devices.name(*family)))
+    async fn delete(&mut self, key: &(Family, Mac)) -> Result<()> {
+        self.erase(key).await
+    }
+
+    async fn delete_all(&mut self, keys: &[(Family, Mac)]) -> Vec<Result<()>> {
+        pipelined(keys, |key| self.erase(key)).await
     }
 }
 

@@ -44,6 +44,17 @@ impl NeighbourTable {
             .replace();
         request.execute().await.map_err(describe).with_context(context)
     }
+
+    async fn erase(&self, address: &IpAddr) -> Result<()> {
+        let family = Family::of(*address);
+        let Some(index) = self.devices.index(family) else { return Ok(()) };
+        let mut message = NeighbourMessage::default();
+        message.header.family = address_family(family);
+        message.header.ifindex = index;
+        message.attributes.push(NeighbourAttribute::Destination((*address).into()));
+        absent_is_success(self.handle.neighbours().del(message).execute().await)
+            .with_context(|| format!("cannot remove neighbour {address} on {}", self.devices.name(family)))
+    }
 }
 
 impl Table for NeighbourTable {
@@ -77,18 +88,15 @@ impl Table for NeighbourTable {
     }
 
     async fn put_all(&mut self, rows: &[(IpAddr, Mac)]) -> Vec<Result<()>> {
-        pipelined(rows, |address, mac| self.write(address, mac)).await
+        pipelined(rows, |(address, mac)| self.write(address, mac)).await
     }
 
     async fn delete(&mut self, address: &IpAddr) -> Result<()> {
-        let family = Family::of(*address);
-        let Some(index) = self.devices.index(family) else { return Ok(()) };
-        let mut message = NeighbourMessage::default();
-        message.header.family = address_family(family);
-        message.header.ifindex = index;
-        message.attributes.push(NeighbourAttribute::Destination((*address).into()));
-        absent_is_success(self.handle.neighbours().del(message).execute().await)
-            .with_context(|| format!("cannot remove neighbour {address} on {}", self.devices.name(family)))
+        self.erase(address).await
+    }
+
+    async fn delete_all(&mut self, keys: &[IpAddr]) -> Vec<Result<()>> {
+        pipelined(keys, |address| self.erase(address)).await
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tokio::sync::Notify;
@@ -15,12 +16,15 @@ use tracing::{debug, warn};
 use super::mark;
 use crate::family::{ByFamily, Family};
 
-const GROUPS: [MulticastGroup; 6] = [
+const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
+    MulticastGroup::Nexthop,
     MulticastGroup::Neigh,
 ];
 const REOPEN: Duration = Duration::from_secs(1);
@@ -79,6 +83,11 @@ impl KernelEvents {
                 header.family == AddressFamily::Bridge && header.state == NeighbourState::Reachable;
             return if self.is_overlay(header.ifindex) && !is_learned { Kind::Row } else { Kind::Nothing };
         }
+        if let RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) = message
+            && is_pods(link)
+        {
+            return Kind::Row;
+        }
         if let RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) = message
             && mark::is_ours(route.header.protocol)
         {
@@ -86,6 +95,14 @@ impl KernelEvents {
         }
         Kind::Way
     }
+}
+
+/// Whether a link is a bridge's port into another namespace. Pods come and go all the time; an underlay interface is no
+/// port, and where it becomes one its addresses move, which makes events of their own.
+fn is_pods(link: &LinkMessage) -> bool {
+    let has = |wanted: fn(&LinkAttribute) -> bool| link.attributes.iter().any(wanted);
+    has(|attribute| matches!(attribute, LinkAttribute::Controller(_)))
+        && has(|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(_)))
 }
 
 /// What an event is about.
@@ -100,7 +117,7 @@ enum Kind {
 
 /// Tells `events` whenever links, addresses, routes or the overlay's neighbours may have changed, until the task ends.
 ///
-/// A socket that the kernel overran is opened anew, and counts as a change of everything.
+/// A socket that the kernel overran says so, which counts as a change of everything, as does one that was opened anew.
 pub async fn watch(events: Arc<KernelEvents>) {
     loop {
         match rtnetlink::new_multicast_connection(&GROUPS) {

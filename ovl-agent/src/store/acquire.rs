@@ -43,7 +43,16 @@ pub fn choose<'a>(
     random: &mut impl Rng,
 ) -> Choice<'a> {
     let identity = me.identity();
-    let ours = |listed: &&Listed| identity.is_some() && listed.lease.attrs.identity() == identity;
+    // With another address than before: known by the subnet it held and the tunnel MAC, which its device kept.
+    let moved = |lease: &Lease| {
+        let data = (&lease.attrs.backend_data, &lease.attrs.backend_v6_data);
+        lease.key.subnets() == previous
+            && data != (&None, &None)
+            && data == (&me.backend_data, &me.backend_v6_data)
+    };
+    let ours = |listed: &&Listed| {
+        identity.is_some() && listed.lease.attrs.identity() == identity || moved(&listed.lease)
+    };
     // Of several, one that fits: the others only wait for their end.
     let fitting = |listed: &&Listed| ours(listed) && network.fits(&listed.lease.key);
     if let Some(listed) = leases.iter().find(fitting) {
@@ -146,6 +155,7 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
+    use crate::lease::BackendData;
 
     const ME: [u8; 4] = [192, 0, 2, 11];
 
@@ -330,6 +340,28 @@ mod tests {
                 Choice::Full(family) => format!("Full {family}"),
             };
             assert_eq!(choice, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_came_back_with_another_address_has_its_lease() {
+        let data = |mac: &str| BackendData::new(&serde_json::json!({ "VNI": 1, "VtepMAC": mac })).ok();
+        let with = |ip, mac| LeaseAttrs { backend_data: data(mac), ..attrs(ip) };
+        let (key, mac) = ("10.9.0.128-26", "02:00:00:00:00:0a");
+        let previous = |net: &str| ByFamily { v4: net.parse().ok(), v6: None };
+        let table = [
+            ("its MAC and its subnet", with([192, 0, 2, 99], mac), previous("10.9.0.128/26"), true),
+            ("another's MAC", with([192, 0, 2, 99], "02:00:00:00:00:0b"), previous("10.9.0.128/26"), false),
+            ("not its subnet", with([192, 0, 2, 99], mac), previous("10.9.0.64/26"), false),
+            ("no data to tell by", attrs([192, 0, 2, 99]), previous("10.9.0.128/26"), false),
+        ];
+        for (name, theirs, previous, is_ours) in table {
+            let me = if theirs.backend_data.is_none() { attrs(ME) } else { with(ME, mac) };
+            let lease = Lease { key: key.parse().expect(key), attrs: theirs };
+            let leases = [Listed { lease, revision: 1, term: 1 }];
+            let mut random = StdRng::seed_from_u64(1);
+            let choice = choose(&network(), &leases, &[], &me, &previous, &mut random);
+            assert_eq!(matches!(choice, Choice::TakeOver(_)), is_ours, "{name}");
         }
     }
 

@@ -21,8 +21,9 @@ impl Follow {
     /// What to have instead of `current`; `None` where that stays.
     ///
     /// New addresses, MTU or index of the interface are taken over at once, and so is another interface that now has
-    /// the same addresses (a bridge over the old one, a new name). Another interface with other addresses is taken
-    /// after 15 seconds. An interface that is gone, or has no addresses, changes nothing: it may come back.
+    /// the same addresses (a bridge over the old one, a new name). While the interface has its addresses, the node stays
+    /// there, whatever would be chosen at a start. Once it hasn't, another interface is taken after 15 seconds. An
+    /// interface that is gone, or has no addresses, changes nothing where there is no other: it may come back.
     pub fn step(
         &mut self,
         current: &Underlay,
@@ -35,6 +36,11 @@ impl Follow {
             Ok(new) if is_the_same(&new, current) => {
                 self.elsewhere = None;
                 new
+            }
+            // It is better, perhaps (a VPN brings a default route), but moving takes the node from all its peers.
+            Ok(_better) if still_fits(current, facts) => {
+                self.elsewhere = None;
+                refreshed(current, facts)
             }
             Ok(other) if self.has_waited_for(&other, now) => {
                 self.elsewhere = None;
@@ -62,6 +68,16 @@ impl Follow {
         self.elsewhere = Some((other.ifindex, since));
         now.saturating_duration_since(since) >= PATIENCE
     }
+}
+
+/// Whether the interface is there with the addresses that it had.
+fn still_fits(current: &Underlay, facts: &Facts) -> bool {
+    let mut same = facts.interfaces.values().filter(|interface| interface.name == current.name);
+    same.next().is_some_and(|interface| {
+        current.addresses.iter().all(|(_, address)| {
+            facts.addresses.iter().any(|has| has.ifindex == interface.ifindex && has.address() == *address)
+        })
+    })
 }
 
 fn is_the_same(new: &Underlay, current: &Underlay) -> bool {

@@ -4,9 +4,9 @@ use ovl_tests::agent::{Agent, AgentOptions, Store};
 use ovl_tests::artifacts;
 use ovl_tests::topology::Topology;
 use ovl_tests::traffic;
+use ovl_tests::wait::wait_for;
 
 use crate::overlay::{KERNEL, Overlay, SOON};
-use ovl_tests::wait::wait_for;
 
 /// Starts an agent that must not run, and returns what it said last.
 fn refused(overlay: &Overlay, options: &AgentOptions) -> String {
@@ -109,7 +109,23 @@ fn two_agents_with_one_public_ip() {
 fn two_agents_for_one_device() {
     let overlay = Overlay::start(Topology::builder("same-dev").nodes(2), "vxlan", KERNEL).unwrap();
     let error = refused(&overlay, &overlay.options(KERNEL));
+    assert_says(&error, &["another ovl-agent answers on", "agent.sock"]);
+    let other = overlay.topology.dir().join("other.sock");
+    let error = refused(&overlay, &overlay.options(&format!("{KERNEL} --socket {}", other.display())));
     assert_says(&error, &["another ovl-agent already manages flannel.1"]);
+}
+
+#[test]
+fn an_agent_that_waits_says_for_what() {
+    let overlay = Overlay::bare(Topology::builder("waiting").nodes(2), "{}").unwrap();
+    let agent = Agent::start(overlay.node(0), &overlay.options(KERNEL)).unwrap();
+    wait_for("the status to say what is missing", SOON, || {
+        // Its socket is not there at once.
+        let Ok(status) = agent.status() else { return Ok(false) };
+        let error = status["last_error"].as_str().unwrap_or_default();
+        Ok(status["ready"] == false && error.contains("Network is missing"))
+    })
+    .unwrap();
 }
 
 #[test]

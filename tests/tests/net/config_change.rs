@@ -127,6 +127,8 @@ fn a_config_that_cannot_be_used_is_named_and_nothing_is_touched() {
         ("", "JSON"),
         (r#"{"Network":"10.42.0.0/33","Backend":{"Type":"vxlan"}}"#, "10.42.0.0/33"),
         (r#"{"Network":"10.42.0.0/16","Backend":{"Type":"gre"}}"#, "gre"),
+        // Too narrow for IPv6, whose addresses the kernel would take off the device.
+        (&config(&[DUAL], r#"{"Type":"vxlan","MTU":1300}"#), "less than the 1280 that IPv6 needs"),
     ] {
         overlay.store.put("config", bad).unwrap();
         for agent in &overlay.agents {

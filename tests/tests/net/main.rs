@@ -12,6 +12,7 @@ mod etcd_life;
 mod fallback;
 mod firewall;
 mod interface;
+mod leftovers;
 mod listing;
 mod masquerade;
 mod node_changes;

@@ -141,9 +141,10 @@ fn another_interface_with_the_same_addresses_is_the_node_at_once() {
 }
 
 #[test]
-fn the_node_moves_to_another_interface_only_when_that_lasts() {
+fn the_node_moves_to_another_interface_only_when_its_own_has_gone_for_long() {
     let both = &["eth0 192.0.2.1/24", "eth1 198.51.100.1/24"];
-    let (first, second) = (with_default(both, "eth0"), with_default(both, "eth1"));
+    let bare = &["eth0", "eth1 198.51.100.1/24"];
+    let (first, second) = (with_default(both, "eth0"), with_default(bare, "eth1"));
     let mut running = Running::on("", "4", &first);
     assert_eq!(running.after(SOON, &second), "eth0: 192.0.2.1");
     // It comes back before long: from then on the time counts anew.
@@ -152,9 +153,9 @@ fn the_node_moves_to_another_interface_only_when_that_lasts() {
     assert_eq!(running.after(PATIENCE * 2, &second), "eth0: 192.0.2.1");
     assert_eq!(running.after(PATIENCE * 2 + SOON, &second), "eth1: 198.51.100.1");
     // What says nothing, or names a third one, starts the time anew, too.
-    let all = &["eth0 192.0.2.1/24", "eth1 198.51.100.1/24", "eth2 203.0.113.1/24"];
+    let all = &["eth0", "eth1 198.51.100.1/24", "eth2 203.0.113.1/24"];
     for between in [with_default(all, "eth2"), node(all)] {
-        let mut running = Running::on("", "4", &with_default(all, "eth0"));
+        let mut running = Running::on("", "4", &first);
         assert_eq!(running.after(SOON, &with_default(all, "eth1")), "eth0: 192.0.2.1");
         assert_eq!(running.after(PATIENCE, &between), "eth0: 192.0.2.1");
         assert_eq!(running.after(PATIENCE + SOON, &with_default(all, "eth1")), "eth0: 192.0.2.1");
@@ -166,13 +167,20 @@ fn the_node_moves_to_another_interface_only_when_that_lasts() {
     narrow.interfaces.get_mut(&1).expect("eth0").mtu = 1400;
     assert_eq!(running.after(SOON, &narrow), "eth0: 192.0.2.1");
     assert_eq!(running.underlay.mtu, 1400);
-    // The first of a list is taken again in the same way.
-    let mut running = Running::on("--iface=eth0 --iface=eth1", "4", &node(both));
-    let without = node(&["lo", "eth1 198.51.100.1/24"]);
-    assert_eq!(running.after(SOON, &without), "eth0: 192.0.2.1");
-    assert_eq!(running.after(PATIENCE + SOON, &without), "eth1: 198.51.100.1");
-    assert_eq!(running.after(PATIENCE + SOON * 2, &node(both)), "eth1: 198.51.100.1");
-    assert_eq!(running.after(PATIENCE * 2 + SOON * 2, &node(both)), "eth0: 192.0.2.1");
+}
+
+#[test]
+fn a_better_interface_does_not_move_a_node_that_is_well_where_it_is() {
+    let both = &["eth0 192.0.2.1/24", "eth1 198.51.100.1/24"];
+    // A VPN with a default route of its own.
+    let mut running = Running::on("", "4", &with_default(both, "eth0"));
+    let vpn = with_default(&["eth0 192.0.2.1/24", "eth1 198.51.100.1/24", "tun0 10.9.9.9/32"], "tun0");
+    // The first of a list, which was not there at the start.
+    let mut listed = Running::on("--iface=eth0 --iface=eth1", "4", &node(&["lo", "eth1 198.51.100.1/24"]));
+    for time in [SOON, PATIENCE, PATIENCE * 9] {
+        assert_eq!(running.after(time, &vpn), "eth0: 192.0.2.1");
+        assert_eq!(listed.after(time, &node(both)), "eth1: 198.51.100.1");
+    }
 }
 
 #[test]

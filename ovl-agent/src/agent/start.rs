@@ -1,0 +1,110 @@
+//! What the agent finds and takes before its loop.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use tracing::info;
+
+use super::Agent;
+use super::reach::Reach;
+use super::rules::Rules;
+use super::tally::Tally;
+use crate::backend::OnLink;
+use crate::cli::RunArgs;
+use crate::family::{ByFamily, Family};
+use crate::instance::Instance;
+use crate::netlink;
+use crate::node::{Node, Underlay};
+use crate::startup::{self, Progress};
+use crate::store::Store;
+use crate::subnet_env;
+use crate::sysctl;
+use crate::tables::Tables;
+use crate::underlay::{self, Choice, Follow};
+use crate::view::View;
+
+impl Agent {
+    pub(super) async fn start<S: Store>(store: &S, args: RunArgs, progress: &Progress) -> Result<Self> {
+        let (handle, connection) = netlink::connect_watched()?;
+        let network = startup::network(store, progress).await?;
+        sysctl::warn_unless_forwarding(network.pools.iter().map(|(family, _)| family));
+        let choice = Choice::new(&args, network.ranges().iter().map(|(_, range)| *range).collect())?;
+        let underlay = underlay::find(&handle, &choice).await?;
+        let public_ips = public_ips(&args, &underlay);
+        let backend = startup::backend(&handle, &network).await?;
+        backend.check(&underlay, &public_ips)?;
+        // The devices' names and the network's ranges are what our rows are known by.
+        let devices = backend.devices();
+        let names = devices.iter().map(|(_, name)| name.clone());
+        let ranges = network.ranges();
+        let names = names.chain(ranges.iter().map(|(_, range)| range.to_string()));
+        let instances = names.map(|name| Instance::claim(&name)).collect::<Result<Vec<_>>>()?;
+        // Before anything is taken from the store: --strict may end it here.
+        let loaded = startup::fast_path(&handle, &args, &underlay, &network).await?;
+        let attrs = backend.attrs(&public_ips);
+        let identity = attrs.identity().context("this node has no public address")?;
+        let claim = async || store.claim_identity(identity).await;
+        startup::insist("claim this node's public IP", progress, claim).await?;
+        let previous = subnet_env::previous(&args.subnet_file);
+        let held = startup::lease(store, &network, &attrs, previous.subnets, progress).await?;
+        let lease = held.lease.key;
+        info!(
+            "lease {} for {public_ips} on {} ({}, {})",
+            lease.subnets(),
+            underlay.name,
+            backend.name(),
+            store.describe()
+        );
+        let node = Node { underlay, public_ips, lease };
+        // What stays the same when the network's ranges change, where there is such a thing.
+        let device = devices.iter().next().map(|(_, name)| name.clone());
+        let rules = Rules::new(&device.unwrap_or_else(|| network.name()));
+        let mut tables = Tables::new(&handle, &backend, &network);
+        tables.fast_path = loaded.fast_path;
+        Ok(Self {
+            store_name: store.describe(),
+            args,
+            handle,
+            connection,
+            choice,
+            follow: Follow::default(),
+            is_underlay_doubted: true,
+            network,
+            config_problem: None,
+            backend,
+            node,
+            attrs,
+            held,
+            view: View::default(),
+            tables,
+            reach: Reach::default(),
+            on_link: OnLink::new(),
+            tally: Tally::new(),
+            rules,
+            events: Arc::default(),
+            mode_reason: loaded.reason,
+            store_error: None,
+            loss: None,
+            own_news: 0,
+            asked_at: 0,
+            term_problem: None,
+            rejected_items: Vec::new(),
+            rejected_leases: BTreeMap::new(),
+            errors: Vec::new(),
+            changes_in_a_row: 0,
+            subnet_env: None,
+            former_ranges: previous.networks,
+            _instances: instances,
+        })
+    }
+}
+
+/// What peers send to: what the operator says, or the interface's own.
+pub(super) fn public_ips(args: &RunArgs, underlay: &Underlay) -> ByFamily<IpAddr> {
+    underlay.addresses.map(|family, own| match family {
+        Family::V4 => args.public_ip.map_or(*own, IpAddr::V4),
+        Family::V6 => args.public_ipv6.map_or(*own, IpAddr::V6),
+    })
+}
