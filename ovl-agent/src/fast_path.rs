@@ -32,6 +32,8 @@ pub struct FastPath {
     policy: cli::FastPath,
     carry_tcp: bool,
     known: KnownRows,
+    /// Where programs belong, as of the last pass.
+    wanted_hooks: BTreeMap<Hook, Attachment>,
 }
 
 /// What is known of the tables since they were last listed.
@@ -58,7 +60,14 @@ impl FastPath {
         policy: cli::FastPath,
     ) -> Result<Self, LoadError> {
         let plane = DataPlane::load(source)?;
-        Ok(Self { plane, attachments, policy, carry_tcp: true, known: KnownRows::default() })
+        Ok(Self {
+            plane,
+            attachments,
+            policy,
+            carry_tcp: true,
+            known: KnownRows::default(),
+            wanted_hooks: BTreeMap::new(),
+        })
     }
 
     /// Attaches the program on the underlay, which shows whether attaching works here at all.
@@ -108,9 +117,9 @@ impl FastPath {
         let ports = put_missing(&mut table, &mut known.ports, &ports, outcome).await.unwanted;
         let mut table = RemoteTable(&mut self.plane.leases);
         let remotes = put_missing(&mut table, &mut known.remotes, remotes, outcome).await.unwanted;
-        let hooks = hooks(&node.underlay, pods);
+        self.wanted_hooks = hooks(&node.underlay, pods);
         let mut attaching = self.attachments.with(&mut self.plane.programs);
-        let hooks = put_missing(&mut attaching, &mut known.hooks, &hooks, outcome).await.unwanted;
+        let hooks = put_missing(&mut attaching, &mut known.hooks, &self.wanted_hooks, outcome).await.unwanted;
         self.forget_absent_pods(pods, outcome);
         Unwanted { remotes, hooks, ports }
     }
@@ -126,9 +135,21 @@ impl FastPath {
         delete(&mut table, &mut known.ports, &unwanted.ports, outcome).await;
     }
 
-    /// Has the next pass list the attachments anew.
-    pub fn doubt_hooks(&mut self) {
+    /// Puts the programs back where they were taken off since the last pass.
+    pub async fn mend_hooks(&mut self, outcome: &mut Outcome) {
+        let before = self.carry_tcp;
+        if self.policy != cli::FastPath::Off {
+            self.carry_tcp = sysctl::make_conntrack_liberal(self.carry_tcp);
+        }
+        if self.carry_tcp != before {
+            let mut state = StateTable { map: &mut self.plane.state, deadline: deadline() };
+            if let Err(error) = state.carry_tcp(self.carry_tcp) {
+                outcome.errors.push(format!("{error:#}"));
+            }
+        }
         self.known.hooks.doubt();
+        let mut attaching = self.attachments.with(&mut self.plane.programs);
+        put_missing(&mut attaching, &mut self.known.hooks, &self.wanted_hooks, outcome).await;
     }
 
     /// Has the next pass list maps and attachments anew.

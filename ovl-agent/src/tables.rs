@@ -66,7 +66,7 @@ pub struct Report {
 pub enum Look {
     /// Nobody but us has touched them as far as we heard: write what the leases ask for.
     Trust,
-    /// The same, but for where programs are attached: nobody is told when one is taken off.
+    /// Nothing but where programs are attached can have changed: nobody is told when one is taken off.
     Hooks,
     /// List them.
     Anew,
@@ -102,14 +102,8 @@ impl Tables {
     ) -> Outcome {
         let mut outcome = Outcome::default();
         let out = &mut outcome;
-        match look {
-            Look::Trust => {}
-            Look::Hooks => {
-                if let Some(fast_path) = &mut self.fast_path {
-                    fast_path.doubt_hooks();
-                }
-            }
-            Look::Anew => self.doubt(),
+        if look == Look::Anew {
+            self.doubt();
         }
 
         let devices = put(&mut self.devices, &desired.devices, out).await;
@@ -169,6 +163,13 @@ impl Tables {
         };
         if let Err(error) = removed.await {
             warn!("cannot remove routes that an earlier agent left: {error:#}");
+        }
+    }
+
+    /// Puts the programs back where they were taken off.
+    pub async fn mend_hooks(&mut self, outcome: &mut Outcome) {
+        if let Some(fast_path) = &mut self.fast_path {
+            fast_path.mend_hooks(outcome).await;
         }
     }
 

@@ -51,6 +51,16 @@ impl View {
         self.complete
     }
 
+    /// How many leases there are.
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
     /// What `key` says now.
     pub fn get(&self, key: LeaseKey) -> Option<&LeaseAttrs> {
         self.leases.get(&key).map(|entry| &entry.attrs)

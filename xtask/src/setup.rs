@@ -98,7 +98,7 @@ mod tests {
     fn a_package_with_several_programs_is_named_once() {
         assert_eq!(
             packages_of(NETWORK.iter().copied()),
-            ["iperf3", "iproute2", "iputils-ping", "procps", "sockperf", "util-linux"]
+            ["iperf3", "iproute2", "iptables", "iputils-ping", "procps", "sockperf", "util-linux"]
         );
     }
 

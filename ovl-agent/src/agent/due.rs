@@ -58,12 +58,13 @@ impl Due {
         let look = if self.events && self.events_at <= Instant::now() {
             self.events = false;
             Look::Anew
-        } else if self.hooks {
-            Look::Hooks
-        } else {
+        } else if self.news {
             Look::Trust
+        } else {
+            Look::Hooks
         };
-        (self.news, self.hooks) = (false, false);
+        self.news = false;
+        self.hooks &= look == Look::Trust;
         look
     }
 
@@ -117,7 +118,8 @@ mod tests {
         assert_eq!(due.now().await, Look::Anew, "which serves the news, too");
         due.for_hooks();
         due.for_news();
-        assert_eq!(due.now().await, Look::Hooks);
+        assert_eq!(due.now().await, Look::Trust);
+        assert_eq!(due.now().await, Look::Hooks, "after the news");
         due.for_news();
         due.passed(Look::Trust, Instant::now(), Pause::Short);
         assert_eq!(next(&mut due).await, (Look::Trust, SPACING));

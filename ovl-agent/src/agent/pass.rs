@@ -12,6 +12,7 @@ use crate::backend::{OnLink, Route, RouteKey};
 use crate::family::ByFamily;
 use crate::fast_path::pod_ports;
 use crate::netlink::{Interface, interfaces};
+use crate::reconcile::Outcome;
 use crate::subnet_env::SubnetEnv;
 use crate::tables::Look;
 use crate::underlay;
@@ -32,6 +33,15 @@ impl Agent {
     }
 
     async fn reconcile(&mut self, look: Look) -> Result<Vec<String>> {
+        // What failed is tried again; what waits for its time is looked at.
+        if look == Look::Hooks && self.errors.is_empty() && !self.follow.is_waiting() {
+            let mut outcome = Outcome::default();
+            self.tables.mend_hooks(&mut outcome).await;
+            if outcome.changed() {
+                info!("{} programs attached again that somebody had taken off", outcome.put);
+            }
+            return Ok(outcome.errors);
+        }
         // Before the look: what changes during it is seen the next time.
         if self.events.take_ways_changed() {
             self.doubt_ways();

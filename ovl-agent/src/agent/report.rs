@@ -61,7 +61,8 @@ impl Agent {
     /// One line for the service manager.
     pub(super) fn summary(&self) -> String {
         let subnets: Vec<IpNet> = self.node.lease.subnets().iter().map(|(_, net)| *net).collect();
-        let peers = self.peers().count();
+        let own = usize::from(self.view.get(self.held.lease.key).is_some());
+        let peers = self.view.len() - own;
         notify::summary(&subnets, peers, self.mode(), self.errors.first().map(String::as_str))
     }
 

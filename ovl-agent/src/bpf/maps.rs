@@ -111,6 +111,13 @@ impl Table for StateTable<'_> {
 }
 
 impl StateTable<'_> {
+    /// Says whether TCP may take the fast path; everything else stays.
+    pub fn carry_tcp(&mut self, carry: bool) -> Result<()> {
+        let Abi(config) = self.map.get(&0, 0).context("cannot read the BPF configuration")?;
+        let config = Config { deadline: self.deadline, carry_tcp: u8::from(carry), ..config };
+        self.map.set(0, Abi(config), 0).context("cannot write the BPF configuration")
+    }
+
     /// Moves the deadline on; everything else stays.
     pub fn extend(&mut self) -> Result<()> {
         let Abi(config) = self.map.get(&0, 0).context("cannot read the BPF configuration")?;
