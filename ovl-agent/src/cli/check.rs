@@ -8,6 +8,7 @@ use clap::{Arg, ArgMatches, Command};
 use super::environment::Setting;
 use super::run::{ETCD, KUBERNETES, RunArgs};
 use super::value::{Secret, unless_empty};
+use crate::store::etcd::without_credentials;
 use crate::underlay;
 
 /// The flags as they were given.
@@ -122,19 +123,11 @@ fn no_effect(names: &[String], why: &str) -> Option<String> {
     (!names.is_empty()).then(|| format!("no effect {why}: {}", names.join(", ")))
 }
 
-/// The value as the log may show it: passwords are not shown, those in URLs neither.
+/// The value as the log may show it: passwords are not shown, those in URLs neither. Any flag may be given a URL that
+/// was meant for another.
 fn presentable(arg: &Arg, value: &str) -> String {
     if arg.get_value_parser().type_id() == ValueParser::new(unless_empty::<Secret>).type_id() {
         return "***".to_owned();
     }
-    value.split(',').map(without_userinfo).collect::<Vec<_>>().join(",")
-}
-
-fn without_userinfo(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let authority = rest.split('/').next().unwrap_or_default();
-    match authority.rsplit_once('@') {
-        Some((user, _)) => format!("{scheme}://***{}", &rest[user.len()..]),
-        None => url.to_owned(),
-    }
+    without_credentials(value)
 }

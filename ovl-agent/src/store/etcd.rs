@@ -32,6 +32,7 @@ mod verifier;
 mod watch;
 
 pub use self::options::EtcdOptions;
+pub(crate) use self::options::without_credentials;
 
 /// A large cluster's leases come in one answer, which outgrows gRPC's 4 MiB at some ten thousand nodes.
 const MAX_ANSWER: usize = 64 << 20;

@@ -27,9 +27,8 @@ pub struct EtcdOptions {
 impl fmt::Debug for EtcdOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { endpoints, prefix, keyfile, certfile, cafile, username, password } = self;
-        let endpoints: Vec<String> = endpoints.iter().map(|url| without_credentials(url)).collect();
         f.debug_struct("EtcdOptions")
-            .field("endpoints", &endpoints)
+            .field("endpoints", &without_credentials(&endpoints.join(",")))
             .field("prefix", prefix)
             .field("keyfile", keyfile)
             .field("certfile", certfile)
@@ -40,13 +39,13 @@ impl fmt::Debug for EtcdOptions {
     }
 }
 
-/// An endpoint without the user and the password that somebody may have written into it.
-pub(super) fn without_credentials(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let authority = rest.split('/').next().unwrap_or(rest);
-    let Some((credentials, _)) = authority.rsplit_once('@') else { return url.to_owned() };
-    let host = &rest[credentials.len() + 1..];
-    if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
+/// A text that somebody may have written a user and a password into, as it may be shown: what stands before the last
+/// `@` is left out, whatever it looks like. A password may hold what ends a URL's authority, or a list's item.
+pub(crate) fn without_credentials(text: &str) -> String {
+    match text.rsplit_once('@') {
+        Some((_secret, rest)) => format!("***@{rest}"),
+        None => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -57,9 +56,12 @@ mod tests {
     fn credentials_are_cut_out() {
         let table = [
             ("http://127.0.0.1:2379", "http://127.0.0.1:2379"),
-            ("http://me:secret@127.0.0.1:2379/x@y", "http://127.0.0.1:2379/x@y"),
-            ("http://me:s@cret@[::1]:2379", "http://[::1]:2379"),
-            ("me:secret@host", "host"),
+            ("https://me:secret@127.0.0.1:2379", "***@127.0.0.1:2379"),
+            ("me:secret@host", "***@host"),
+            ("https://me:s@cret@[::1]:2379", "***@[::1]:2379"),
+            ("https://me:sec/ret@host", "***@host"),
+            ("https://me:sec?r#t@host", "***@host"),
+            ("https://a,https://me:sec,ret@b,https://c", "***@b,https://c"),
         ];
         for (url, name) in table {
             assert_eq!(without_credentials(url), name);
@@ -69,12 +71,16 @@ mod tests {
     #[test]
     fn no_secret_is_shown() {
         let options = EtcdOptions {
-            endpoints: vec!["https://me:sesame@host:2379".to_owned()],
+            // As a list is split that has a comma in a password.
+            endpoints: vec!["https://me:open".to_owned(), "sesame@host:2379".to_owned()],
             username: Some("me".to_owned()),
             password: Some("sesame".to_owned()),
             ..EtcdOptions::default()
         };
         let text = format!("{options:?} {options:#?}");
-        assert!(!text.contains("sesame") && text.contains("https://host:2379"), "{text}");
+        assert!(
+            !text.contains("open") && !text.contains("sesame") && text.contains("***@host:2379"),
+            "{text}"
+        );
     }
 }
