@@ -38,17 +38,7 @@ impl Asked<'_> {
                 ));
             }
         }
-        together(
-            ("--etcd-username", run.etcd_username.is_some()),
-            (
-                "the password of --etcd-username (FLANNELD_ETCD_PASSWORD or --etcd-password)",
-                run.etcd_password.is_some(),
-            ),
-        )?;
-        together(
-            ("--etcd-certfile", run.etcd_certfile.is_some()),
-            ("--etcd-keyfile", run.etcd_keyfile.is_some()),
-        )?;
+        run.etcd_options().check()?;
         run.etcd_endpoints.retain(|endpoint| !endpoint.is_empty());
         if run.etcd_endpoints.is_empty() {
             return Err("--etcd-endpoints is empty; name at least one URL".to_owned());
@@ -108,14 +98,6 @@ impl Asked<'_> {
             Some(delimiter) => vec![values.join(&String::from(delimiter))],
             None => values,
         }
-    }
-}
-
-fn together(one: (&str, bool), other: (&str, bool)) -> Result<(), String> {
-    match (one.1, other.1) {
-        (true, false) => Err(format!("{} is given, {} is missing; they only work together", one.0, other.0)),
-        (false, true) => Err(format!("{} is given, {} is missing; they only work together", other.0, one.0)),
-        (true, true) | (false, false) => Ok(()),
     }
 }
 

@@ -31,7 +31,8 @@ impl Endpoints {
     /// Prepares connections; makes none yet. Reads the certificates once, to say at once what is wrong with them.
     pub(super) async fn new(options: &EtcdOptions) -> Result<Self, StoreError> {
         refuse_credentials(&options.endpoints)?;
-        let user = User::new(options.username.as_deref(), options.password.as_deref())?;
+        let user =
+            options.user().map_err(StoreError::Refused)?.map(|(name, password)| User::new(name, password));
         let files = Arc::new(Files::new(options).map_err(StoreError::Refused)?);
         let mut members = Vec::new();
         for url in options.endpoints.iter().map(|url| url.trim()).filter(|url| !url.is_empty()) {

@@ -1,7 +1,7 @@
 //! How to reach an etcd cluster.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// flannel's `--etcd-…` flags. An empty value is as good as none.
 #[derive(Clone, Default)]
@@ -22,6 +22,60 @@ pub struct EtcdOptions {
     pub username: Option<String>,
     /// That user's password; never shown, not by `Debug` either.
     pub password: Option<String>,
+}
+
+impl EtcdOptions {
+    /// Whether what only works together is given together; [`super::EtcdStore::connect`] asks as well.
+    ///
+    /// # Errors
+    /// One sentence that names both flags.
+    pub fn check(&self) -> Result<(), String> {
+        self.user()?;
+        self.client_certificate()?;
+        Ok(())
+    }
+
+    /// Name and password.
+    pub(super) fn user(&self) -> Result<Option<(&str, &str)>, String> {
+        together(
+            ("--etcd-username", text(self.username.as_deref())),
+            (
+                "the password of --etcd-username (FLANNELD_ETCD_PASSWORD or --etcd-password)",
+                text(self.password.as_deref()),
+            ),
+        )
+    }
+
+    /// The files of our certificate and its key.
+    pub(super) fn client_certificate(&self) -> Result<Option<(&Path, &Path)>, String> {
+        together(
+            ("--etcd-certfile", file(self.certfile.as_deref())),
+            ("--etcd-keyfile", file(self.keyfile.as_deref())),
+        )
+    }
+
+    /// The file of the members' CAs.
+    pub(super) fn authorities(&self) -> Option<&Path> {
+        file(self.cafile.as_deref())
+    }
+}
+
+fn text(text: Option<&str>) -> Option<&str> {
+    text.filter(|text| !text.is_empty())
+}
+
+fn file(path: Option<&Path>) -> Option<&Path> {
+    path.filter(|path| !path.as_os_str().is_empty())
+}
+
+fn together<T>(one: (&str, Option<T>), other: (&str, Option<T>)) -> Result<Option<(T, T)>, String> {
+    let lonely = |given, missing| format!("{given} is given, {missing} is missing; they only work together");
+    match (one.1, other.1) {
+        (Some(one), Some(other)) => Ok(Some((one, other))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(lonely(one.0, other.0)),
+        (None, Some(_)) => Err(lonely(other.0, one.0)),
+    }
 }
 
 impl fmt::Debug for EtcdOptions {
@@ -65,6 +119,29 @@ mod tests {
         ];
         for (url, name) in table {
             assert_eq!(without_credentials(url), name);
+        }
+    }
+
+    #[test]
+    fn what_only_works_together_is_refused_alone() {
+        let with = |username: &str, password: &str, certfile: &str, keyfile: &str| EtcdOptions {
+            username: Some(username.to_owned()),
+            password: Some(password.to_owned()),
+            certfile: Some(certfile.into()),
+            keyfile: Some(keyfile.into()),
+            ..EtcdOptions::default()
+        };
+        let whole = [EtcdOptions::default(), with("", "", "", ""), with("me", "sesame", "/c", "/k")];
+        assert!(whole.iter().all(|options| options.check().is_ok()));
+        let table = [
+            (with("me", "", "", ""), "--etcd-username is given, the password of --etcd-username"),
+            (with("", "sesame", "", ""), "--etcd-username is missing"),
+            (with("", "", "/c", ""), "--etcd-certfile is given, --etcd-keyfile is missing"),
+            (with("", "", "", "/k"), "--etcd-keyfile is given, --etcd-certfile is missing"),
+        ];
+        for (options, expected) in table {
+            let error = options.check().expect_err(expected);
+            assert!(error.contains(expected) && !error.contains("sesame"), "{error}");
         }
     }
 

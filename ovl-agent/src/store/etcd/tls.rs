@@ -25,20 +25,8 @@ pub(super) struct Files {
 impl Files {
     /// What the options name; the error says which of two is missing.
     pub(super) fn new(options: &EtcdOptions) -> Result<Self, String> {
-        let given = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
-        let client = match (given(&options.certfile), given(&options.keyfile)) {
-            (Some(cert), Some(key)) => Some((cert, key)),
-            (None, None) => None,
-            (Some(_), None) => {
-                return Err("--etcd-certfile is given without --etcd-keyfile, its key".to_owned());
-            }
-            (None, Some(_)) => {
-                return Err(
-                    "--etcd-keyfile is given without --etcd-certfile, the certificate of that key".to_owned()
-                );
-            }
-        };
-        Ok(Self { ca: given(&options.cafile), client })
+        let client = options.client_certificate()?.map(|(cert, key)| (cert.to_owned(), key.to_owned()));
+        Ok(Self { ca: options.authorities().map(Path::to_owned), client })
     }
 
     pub(super) fn is_empty(&self) -> bool {
