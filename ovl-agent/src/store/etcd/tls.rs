@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
 
 use super::options::EtcdOptions;
-use super::verifier::Verifier;
+use super::verifier::{Verifier, is_ca_as_server};
 
 /// Where our certificates are.
 #[derive(Clone, Debug)]
@@ -121,7 +121,7 @@ impl Files {
                 "its certificate is not for {host} but for {}; name it so in --etcd-endpoints",
                 presented.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", ")
             ),
-            (CertificateError::Other(error), _) if error.to_string().contains("CaUsedAsEndEntity") => {
+            (error, _) if is_ca_as_server(error) => {
                 "its certificate is a CA's; give that very certificate with --etcd-cafile".to_owned()
             }
             (other, _) => format!("its certificate is of no use: {other}"),
