@@ -14,7 +14,7 @@ use crate::notify::Notify;
 use crate::startup::Progress;
 use crate::store::Store;
 use crate::store::dir::DirStore;
-use crate::store::etcd::{EtcdOptions, EtcdStore};
+use crate::store::etcd::EtcdStore;
 
 /// Runs the agent until it is told to stop.
 pub async fn run(args: RunArgs) -> Result<()> {
@@ -25,21 +25,9 @@ pub async fn run(args: RunArgs) -> Result<()> {
             Box::pin(run_on(&store, args, &mut signals)).await
         }
         None => {
-            let store = EtcdStore::connect(&etcd_options(&args)).await?;
+            let store = EtcdStore::connect(&args.etcd_options()).await?;
             Box::pin(run_on(&store, args, &mut signals)).await
         }
-    }
-}
-
-fn etcd_options(args: &RunArgs) -> EtcdOptions {
-    EtcdOptions {
-        endpoints: args.etcd_endpoints.clone(),
-        prefix: args.etcd_prefix.clone(),
-        keyfile: args.etcd_keyfile.clone(),
-        certfile: args.etcd_certfile.clone(),
-        cafile: args.etcd_cafile.clone(),
-        username: args.etcd_username.clone(),
-        password: args.etcd_password.as_ref().map(|password| password.reveal().to_owned()),
     }
 }
 

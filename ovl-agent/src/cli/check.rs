@@ -8,6 +8,7 @@ use clap::{Arg, ArgMatches, Command};
 use super::environment::Setting;
 use super::run::{ETCD, KUBERNETES, RunArgs};
 use super::value::{Secret, unless_empty};
+use crate::store::etcd::without_credentials;
 use crate::underlay;
 
 /// The flags as they were given.
@@ -37,17 +38,7 @@ impl Asked<'_> {
                 ));
             }
         }
-        together(
-            ("--etcd-username", run.etcd_username.is_some()),
-            (
-                "the password of --etcd-username (FLANNELD_ETCD_PASSWORD or --etcd-password)",
-                run.etcd_password.is_some(),
-            ),
-        )?;
-        together(
-            ("--etcd-certfile", run.etcd_certfile.is_some()),
-            ("--etcd-keyfile", run.etcd_keyfile.is_some()),
-        )?;
+        run.etcd_options().check()?;
         run.etcd_endpoints.retain(|endpoint| !endpoint.is_empty());
         if run.etcd_endpoints.is_empty() {
             return Err("--etcd-endpoints is empty; name at least one URL".to_owned());
@@ -110,31 +101,15 @@ impl Asked<'_> {
     }
 }
 
-fn together(one: (&str, bool), other: (&str, bool)) -> Result<(), String> {
-    match (one.1, other.1) {
-        (true, false) => Err(format!("{} is given, {} is missing; they only work together", one.0, other.0)),
-        (false, true) => Err(format!("{} is given, {} is missing; they only work together", other.0, one.0)),
-        (true, true) | (false, false) => Ok(()),
-    }
-}
-
 fn no_effect(names: &[String], why: &str) -> Option<String> {
     (!names.is_empty()).then(|| format!("no effect {why}: {}", names.join(", ")))
 }
 
-/// The value as the log may show it: passwords are not shown, those in URLs neither.
+/// The value as the log may show it: passwords are not shown, those in URLs neither. Any flag may be given a URL that
+/// was meant for another.
 fn presentable(arg: &Arg, value: &str) -> String {
     if arg.get_value_parser().type_id() == ValueParser::new(unless_empty::<Secret>).type_id() {
         return "***".to_owned();
     }
-    value.split(',').map(without_userinfo).collect::<Vec<_>>().join(",")
-}
-
-fn without_userinfo(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let authority = rest.split('/').next().unwrap_or_default();
-    match authority.rsplit_once('@') {
-        Some((user, _)) => format!("{scheme}://***{}", &rest[user.len()..]),
-        None => url.to_owned(),
-    }
+    without_credentials(value)
 }

@@ -8,6 +8,7 @@ use clap::{ArgAction, Args};
 use super::go::integer;
 use super::value::{FastPath, Maybe, Mode, Secret, StoreArg, unless_empty};
 use crate::bpf::TcAttach;
+use crate::store::etcd::EtcdOptions;
 
 /// The heading of the flags that only the etcd store has.
 pub(super) const ETCD: &str = "Store: etcd";
@@ -182,6 +183,19 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
+    /// How to reach etcd.
+    pub fn etcd_options(&self) -> EtcdOptions {
+        EtcdOptions {
+            endpoints: self.etcd_endpoints.clone(),
+            prefix: self.etcd_prefix.clone(),
+            keyfile: self.etcd_keyfile.clone(),
+            certfile: self.etcd_certfile.clone(),
+            cafile: self.etcd_cafile.clone(),
+            username: self.etcd_username.clone(),
+            password: self.etcd_password.as_ref().map(|password| password.reveal().to_owned()),
+        }
+    }
+
     /// What to log where RUST_LOG says nothing, in its terms. The libraries' chatter helps nobody.
     pub fn log_filter(&self) -> &'static str {
         match self.v {

@@ -76,7 +76,7 @@ pub fn choose<'a>(
         let taken = Taken::new(keys().filter_map(|key| key.subnet(family)));
         let again =
             previous.get(family).copied().filter(|subnet| pool.fits(*subnet) && taken.spares(*subnet));
-        let any = || pool.subnets().filter(|subnet| taken.spares(*subnet)).take(CANDIDATES).choose(random);
+        let any = || taken.free_in(pool).take(CANDIDATES).choose(random);
         match again.or_else(any) {
             Some(subnet) => chosen.set(family, Some(subnet)),
             None => return Choice::Full(family),
@@ -363,6 +363,21 @@ mod tests {
             let choice = choose(&network(), &leases, &[], &me, &previous, &mut random);
             assert_eq!(matches!(choice, Choice::TakeOver(_)), is_ours, "{name}");
         }
+    }
+
+    #[test]
+    fn a_lease_that_covers_half_of_a_huge_range_costs_nothing() {
+        let network = Network::parse(
+            r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/8","IPv6SubnetLen":64,"Backend":{"Type":"vxlan"}}"#,
+        )
+        .expect("valid");
+        let leases = [listed("fd00::-9", [192, 0, 2, 99])];
+        let mut random = StdRng::seed_from_u64(3);
+        let choice = choose(&network, &leases, &[], &attrs(ME), &ByFamily::default(), &mut random);
+        let Choice::Create(key) = choice else { panic!("{choice:?}") };
+        // The first hundred that are free.
+        let nearest: IpNet = "fd80::/57".parse().expect("valid");
+        assert!(key.subnet(Family::V6).is_some_and(|subnet| nearest.contains(&subnet)), "{key}");
     }
 
     #[test]

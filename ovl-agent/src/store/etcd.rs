@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use self::endpoints::Endpoints;
 use self::failure::Failure;
+use self::holder::Holder;
 use self::identity::Identity;
 use self::keys::Keys;
 use super::{Held, LEASE_TTL, Listed, Rejected, Store, StoreError, Update};
@@ -32,6 +33,7 @@ mod verifier;
 mod watch;
 
 pub use self::options::EtcdOptions;
+pub(crate) use self::options::without_credentials;
 
 /// A large cluster's leases come in one answer, which outgrows gRPC's 4 MiB at some ten thousand nodes.
 const MAX_ANSWER: usize = 64 << 20;
@@ -40,6 +42,8 @@ const MAX_ANSWER: usize = 64 << 20;
 pub struct EtcdStore {
     endpoints: Arc<Endpoints>,
     keys: Keys,
+    /// The same in all claims: one of which only the answer was lost is known by it.
+    me: Holder,
     identity: RefCell<Option<Identity>>,
     terms: term::Begun,
 }
@@ -55,6 +59,7 @@ impl EtcdStore {
         Ok(Self {
             endpoints,
             keys: Keys::new(&options.prefix),
+            me: Holder::this_process(),
             identity: RefCell::default(),
             terms: term::Begun::default(),
         })
@@ -127,7 +132,7 @@ impl Store for EtcdStore {
 
     async fn claim_identity(&self, public_ip: IpAddr) -> Result<(), StoreError> {
         let key = self.keys.agent(public_ip);
-        let claimed = identity::claim(&self.endpoints, key, public_ip).await?;
+        let claimed = identity::claim(&self.endpoints, key, &self.me, public_ip).await?;
         let before = self.identity.replace(claimed);
         if let Some(identity) = before {
             identity.release().await;

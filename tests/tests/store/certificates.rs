@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, GeneralSubtree, IsCa, KeyPair,
+    NameConstraints, date_time_ymd,
+};
 
 /// A CA with its files in a directory.
 pub(crate) struct Authority {
@@ -58,6 +61,18 @@ pub(crate) fn self_signed(directory: &Path, hosts: &[&str]) -> Pair {
     let key = KeyPair::generate().unwrap();
     let cert = ca_for(hosts).self_signed(&key).unwrap();
     write(directory, "self-signed", &cert.pem(), &key)
+}
+
+/// A certificate that is signed with its own key, is no CA's, and lets what it signs be called `elsewhere` only.
+pub(crate) fn self_signed_for_elsewhere(directory: &Path, hosts: &[&str]) -> Pair {
+    let key = KeyPair::generate().unwrap();
+    let mut params = params(hosts);
+    params.name_constraints = Some(NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName("elsewhere".to_owned())],
+        excluded_subtrees: Vec::new(),
+    });
+    let cert = params.self_signed(&key).unwrap();
+    write(directory, "for-elsewhere", &cert.pem(), &key)
 }
 
 fn params(hosts: &[&str]) -> CertificateParams {

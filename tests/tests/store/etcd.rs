@@ -9,7 +9,8 @@ use ovl_agent::store::{Store as _, StoreError};
 use ovl_tests::etcd::Etcd;
 use tempfile::TempDir;
 
-use crate::fixture::{DEADLINE, Fixture};
+use crate::fixture::{DEADLINE, Fixture, soon};
+use crate::proxy::Proxy;
 use crate::values::{ME, OTHER, attrs, key, value};
 use crate::watcher::watching;
 
@@ -134,6 +135,44 @@ async fn a_claim_that_has_expired_is_made_again() {
     store.release().await;
     assert_eq!(etcd.server.get(&claim).unwrap(), None);
     assert!(etcd.terms().is_empty());
+}
+
+/// Only the answer to a claim is lost: at the start, and again after an expiry.
+#[tokio::test]
+async fn a_claim_of_our_own_is_not_taken_for_another_agents() {
+    let etcd = RealEtcd::start();
+    let proxy = Proxy::before(etcd.server.url());
+    let store = EtcdStore::connect(&options(&[proxy.url()])).await.unwrap();
+    let claim = format!("{PREFIX}/ovl/agents/{ME}");
+    let field = |name: &str| -> Option<i64> {
+        let fields = etcd.etcdctl(&["get", "-w", "fields", &claim]);
+        let line =
+            fields.lines().find_map(|line| line.strip_prefix(&format!("\"{name}\" : ")).map(str::to_owned));
+        line.map(|number| number.parse().unwrap())
+    };
+    let changed = async |before: Option<i64>| {
+        let mut ticker = tokio::time::interval(Duration::from_millis(100));
+        while field("ModRevision").is_none_or(|now| Some(now) == before) {
+            ticker.tick().await;
+        }
+    };
+    let written_in_vain = async || {
+        soon("a claim whose answer is lost", changed(None)).await;
+        proxy.cut();
+        proxy.mend();
+    };
+
+    proxy.lose_answer_to("boot_id");
+    let (error, ()) = tokio::join!(store.claim_identity(ME.into()), written_in_vain());
+    assert!(matches!(error, Err(StoreError::Unavailable(_))), "{error:?}");
+    store.claim_identity(ME.into()).await.unwrap();
+
+    proxy.lose_answer_to("boot_id");
+    etcd.etcdctl(&["lease", "revoke", &format!("{:016x}", field("Lease").unwrap())]);
+    written_in_vain().await;
+    let (created, written) = (field("CreateRevision"), field("ModRevision"));
+    soon("the claim in a new term", changed(written)).await;
+    assert_eq!(field("CreateRevision"), created, "it must not lapse");
 }
 
 #[tokio::test]

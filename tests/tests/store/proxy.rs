@@ -1,7 +1,8 @@
-//! A network between an agent and its etcd that can be cut.
+//! A network between an agent and its etcd that can be cut, or lose an answer.
 
-use std::io;
+use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -14,6 +15,8 @@ pub(crate) struct Proxy {
 #[derive(Default)]
 struct State {
     is_cut: bool,
+    /// What the next request whose answer is to be lost holds.
+    doomed: Option<&'static str>,
     open: Vec<TcpStream>,
 }
 
@@ -23,17 +26,25 @@ impl Proxy {
         let target = url.strip_prefix("http://").unwrap().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let proxy = Self { url: format!("http://{}", listener.local_addr().unwrap()), state: Arc::default() };
-        let state = Arc::clone(&proxy.state);
+        let proxied = Arc::clone(&proxy.state);
         // Ends with the process.
         thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.unwrap();
-                let mut state = state.lock().unwrap();
+                let mut state = proxied.lock().unwrap();
                 if !state.is_cut
                     && let Ok(server) = TcpStream::connect(&target)
                 {
-                    pass(&client, &server);
-                    pass(&server, &client);
+                    let is_deaf = Arc::new(AtomicBool::new(false));
+                    let requests = Arc::clone(&proxied);
+                    let hears = Arc::clone(&is_deaf);
+                    pass(&client, &server, move |bytes| {
+                        if requests.lock().unwrap().is_doomed(bytes) {
+                            hears.store(true, Ordering::SeqCst);
+                        }
+                        true
+                    });
+                    pass(&server, &client, move |_| !is_deaf.load(Ordering::SeqCst));
                     state.open.extend([client, server]);
                 }
             }
@@ -43,6 +54,11 @@ impl Proxy {
 
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Passes on the next request that holds `text`, and from then on no answer over its connection.
+    pub(crate) fn lose_answer_to(&self, text: &'static str) {
+        self.state.lock().unwrap().doomed = Some(text);
     }
 
     /// Breaks all connections and lets none come about.
@@ -60,11 +76,25 @@ impl Proxy {
     }
 }
 
-/// Copies one way until either end is closed.
-fn pass(from: &TcpStream, to: &TcpStream) {
+impl State {
+    /// Whether this is the request.
+    fn is_doomed(&mut self, bytes: &[u8]) -> bool {
+        let holds = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        self.doomed.take_if(|text| holds(text)).is_some()
+    }
+}
+
+/// Copies one way what `passes`, until either end is closed.
+fn pass(from: &TcpStream, to: &TcpStream, passes: impl Fn(&[u8]) -> bool + Send + 'static) {
     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
     thread::spawn(move || {
-        let _ = io::copy(&mut from, &mut to);
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            let bytes = &buffer[..length];
+            if passes(bytes) && to.write_all(bytes).is_err() {
+                break;
+            }
+        }
         let _ = to.shutdown(Shutdown::Both);
     });
 }

@@ -8,7 +8,7 @@ use ovl_agent::store::{Store as _, StoreError};
 use ovl_tests::etcd::{Etcd, Tls};
 use tempfile::TempDir;
 
-use crate::certificates::{Authority, Pair, self_signed};
+use crate::certificates::{Authority, Pair, self_signed, self_signed_for_elsewhere};
 use crate::etcd::options;
 use crate::values::{ME, OTHER, attrs, key, names};
 use crate::watcher::watching;
@@ -127,6 +127,16 @@ async fn a_certificate_that_is_its_own_ca_is_taken_as_flannel_takes_it() {
         &[server.url(), "--etcd-cafile"],
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_given_is_not_taken_whatever_is_wrong_with_it() {
+    let directory = TempDir::new().unwrap();
+    let Pair { cert, key } = self_signed_for_elsewhere(directory.path(), HERE);
+    let tls = Tls { ca: cert.clone(), cert: cert.clone(), key, client: None };
+    let server = Etcd::local_with_tls(directory.path(), tls).unwrap();
+    let options = EtcdOptions { cafile: Some(cert), ..options(&[server.url()]) };
+    assert_refused(&options, &[server.url(), "NameConstraintViolation"]).await;
 }
 
 #[tokio::test]

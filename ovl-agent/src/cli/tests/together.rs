@@ -62,7 +62,7 @@ fn the_log_shows_what_differs_from_the_default_and_no_secret() {
         "--ip-masq",
         "--healthz-port=0",
         "--etcd-username=root",
-        "--etcd-endpoints=https://me:pw@a:1/x@y,https://you:pw@b:1",
+        "--etcd-endpoints=https://me:pw@a:1/x@y,https://you:p/w@b:1,https://c:1",
         "--mode=auto",
         "--kube-api-url=http://tok@en@k",
     ];
@@ -70,10 +70,19 @@ fn the_log_shows_what_differs_from_the_default_and_no_secret() {
         let invocation = parse_with(words, &[("FLANNELD_ETCD_PASSWORD", "hunter2")]).expect("valid");
         assert_eq!(
             invocation.options,
-            "--etcd-endpoints=https://***@a:1/x@y,https://***@b:1 --etcd-username=root --etcd-password=*** \
-             --kube-api-url=http://***@k --iface=eth0 --iface=eth1 --ip-masq=true"
+            "--etcd-endpoints=***@b:1,https://c:1 --etcd-username=root --etcd-password=*** \
+             --kube-api-url=***@k --iface=eth0 --iface=eth1 --ip-masq=true"
         );
         assert!(!format!("{invocation:?}").contains("hunter2"));
+    }
+    for endpoints in [
+        "root:hunter2@10.0.0.1:2379",
+        "https://root:hun/ter2@h",
+        "https://root:hun,ter2@h",
+        "https://hunter2@h@h",
+    ] {
+        let options = parse_words(&["--etcd-endpoints", endpoints]).expect("valid").options;
+        assert!(options.starts_with("--etcd-endpoints=***@") && !options.contains("ter2"), "{options}");
     }
     assert_eq!(parse_words(&[]).expect("valid").options, "");
 }

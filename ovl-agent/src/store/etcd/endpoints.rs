@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::failure::Failure;
 use super::member::Member;
-use super::options::EtcdOptions;
+use super::options::{EtcdOptions, without_credentials};
 use super::tls::Files;
 use super::user::User;
 use crate::store::StoreError;
@@ -30,7 +30,9 @@ pub(super) struct Endpoints {
 impl Endpoints {
     /// Prepares connections; makes none yet. Reads the certificates once, to say at once what is wrong with them.
     pub(super) async fn new(options: &EtcdOptions) -> Result<Self, StoreError> {
-        let user = User::new(options.username.as_deref(), options.password.as_deref())?;
+        refuse_credentials(&options.endpoints)?;
+        let user =
+            options.user().map_err(StoreError::Refused)?.map(|(name, password)| User::new(name, password));
         let files = Arc::new(Files::new(options).map_err(StoreError::Refused)?);
         let mut members = Vec::new();
         for url in options.endpoints.iter().map(|url| url.trim()).filter(|url| !url.is_empty()) {
@@ -100,6 +102,19 @@ impl Endpoints {
     }
 }
 
+/// All of them at once: where a list was split at a comma in a password, the first half of it is an endpoint of its own.
+fn refuse_credentials(endpoints: &[String]) -> Result<(), StoreError> {
+    let given = endpoints.join(",");
+    let shown = without_credentials(&given);
+    if shown == given {
+        return Ok(());
+    }
+    Err(StoreError::Refused(format!(
+        "etcd endpoint '{shown}' holds a user and a password; leave them out and give --etcd-username and \
+         --etcd-password"
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,10 +132,28 @@ mod tests {
             assert!(text.contains(url), "{text}");
         }
         assert!(matches!(Endpoints::new(&of(&[""])).await, Err(StoreError::Refused(_))));
-        let Err(error) = Endpoints::new(&of(&["https://me:sesame@127.0.0.1:2379"])).await else {
-            panic!("a password is taken");
-        };
-        let text = error.to_string();
-        assert!(text.contains("--etcd-password") && !text.contains("sesame"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_password_in_an_endpoint_is_refused_and_not_shown() {
+        let table: [&[&str]; 6] = [
+            &["https://me:sesame@127.0.0.1:2379"],
+            &["me:sesame@127.0.0.1:2379"],
+            &["https://me:ses/ame@127.0.0.1"],
+            &["https://ses/ame:@127.0.0.1"],
+            &["http://me:1", "ses@127.0.0.1:2379"],
+            &["http://me@127.0.0.1:2379", "http://127.0.0.1:2"],
+        ];
+        for endpoints in table {
+            let options = EtcdOptions {
+                endpoints: endpoints.iter().map(ToString::to_string).collect(),
+                ..EtcdOptions::default()
+            };
+            let Err(StoreError::Refused(text)) = Endpoints::new(&options).await else {
+                panic!("{endpoints:?} are taken");
+            };
+            let is_named = text.contains("--etcd-password") && text.contains("@127.0.0.1");
+            assert!(is_named && !text.contains("me:") && !text.contains("ses"), "{text}");
+        }
     }
 }

@@ -19,12 +19,12 @@ pub(super) struct Holder {
     pid_ns: u64,
     /// In ticks after the boot: tells it from another process with its number.
     start_time: u64,
-    /// Tells two claims by one process apart.
+    /// Tells two stores that one process has opened apart.
     claim: u64,
 }
 
 impl Holder {
-    /// This process.
+    /// This process, as the user of one more store.
     pub(super) fn this_process() -> Self {
         Self {
             host: read("/proc/sys/kernel/hostname"),

@@ -44,13 +44,14 @@ enum Outcome {
     Theirs(Option<Holder>, i64),
 }
 
-/// Claims `key`. `None` where etcd does not let us write it: the lease works without the guard.
+/// Claims `key` for `me`. `None` where etcd does not let us write it: the lease works without the guard.
 pub(super) async fn claim(
     endpoints: &Arc<Endpoints>,
     key: String,
+    me: &Holder,
     public_ip: IpAddr,
 ) -> Result<Option<Identity>, StoreError> {
-    let claim = Claim { endpoints: Arc::clone(endpoints), key, me: Holder::this_process() };
+    let claim = Claim { endpoints: Arc::clone(endpoints), key, me: me.clone() };
     let term = match claim.insist(public_ip).await {
         Ok(term) => term?,
         Err(Failure::Denied(text)) => {
@@ -107,6 +108,17 @@ impl Claim {
         Ok(Err(StoreError::Conflict(self.key.clone())))
     }
 
+    /// Claims the key where nobody has it, or we do: where only the answer was lost, what we wrote hangs on a term that
+    /// nobody keeps alive.
+    async fn reclaim(&self) -> Result<Outcome, Failure> {
+        match self.attempt(is_absent(&self.key)).await? {
+            Outcome::Theirs(Some(holder), revision) if holder == self.me => {
+                self.attempt(has_revision(&self.key, revision)).await
+            }
+            outcome @ (Outcome::Ours(_) | Outcome::Theirs(..)) => Ok(outcome),
+        }
+    }
+
     fn refused(&self, public_ip: IpAddr, holder: Option<&Holder>) -> StoreError {
         let who = holder.map_or_else(
             || format!("whoever wrote {}", self.key),
@@ -156,7 +168,7 @@ impl Claim {
                     continue;
                 }
             }
-            match self.attempt(is_absent(&self.key)).await {
+            match self.reclaim().await {
                 Ok(Outcome::Ours(new)) => {
                     info!("claimed {} again, which had expired", self.key);
                     term.send_replace(new);

@@ -8,7 +8,6 @@ use tonic::transport::{Endpoint, Uri};
 
 use super::connect::{self, OpenError};
 use super::failure::{Failure, is_broken_connection, one_line};
-use super::options::without_credentials;
 use super::tls::Files;
 use super::user::{Login, User, wants_login};
 use crate::store::StoreError;
@@ -31,39 +30,35 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// Prepares a connection; makes none yet.
+    /// Prepares a connection; makes none yet. `endpoint` is shown wherever there is something to say of it, so it must
+    /// hold no password.
     pub(super) async fn new(
         endpoint: &str,
         files: &Arc<Files>,
         user: Option<&User>,
     ) -> Result<Self, StoreError> {
-        let name = without_credentials(endpoint);
-        let refused = |what: &str| StoreError::Refused(format!("etcd endpoint '{name}' {what}"));
-        if name != endpoint {
-            return Err(refused(
-                "holds a user and a password; leave them out and give --etcd-username and --etcd-password",
-            ));
-        }
+        let refused = |what: &str| StoreError::Refused(format!("etcd endpoint '{endpoint}' {what}"));
         let url = with_scheme(endpoint, files);
         let no_url = "is no URL such as http://127.0.0.1:2379";
         if !is_url(&url) {
             return Err(refused(no_url));
         }
         let has_tls = url.starts_with("https://");
-        let endpoint = Endpoint::from_shared(url)
+        let connection = Endpoint::from_shared(url)
             .map_err(|error| refused(&format!("{no_url}: {error}")))?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(false);
-        let channel = Channel::Tonic(connect::channel(&endpoint, has_tls.then(|| Arc::clone(files))));
+        let channel = Channel::Tonic(connect::channel(&connection, has_tls.then(|| Arc::clone(files))));
         // A member that has lost the others says so instead of keeping us waiting.
         let options = ConnectOptions::new().with_require_leader(true);
         let client = Client::from_channel(channel, Some(options))
             .await
             .map_err(|error| refused(&format!("cannot be used: {}", one_line(&error))))?;
-        let uri = endpoint.uri().clone();
+        let uri = connection.uri().clone();
         let login = user.cloned().map(Login::new);
+        let name = endpoint.to_owned();
         Ok(Self { name, client, uri, has_tls, files: Arc::clone(files), login })
     }
 

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
 
 use super::options::EtcdOptions;
-use super::verifier::Verifier;
+use super::verifier::{Verifier, is_ca_as_server};
 
 /// Where our certificates are.
 #[derive(Clone, Debug)]
@@ -25,20 +25,8 @@ pub(super) struct Files {
 impl Files {
     /// What the options name; the error says which of two is missing.
     pub(super) fn new(options: &EtcdOptions) -> Result<Self, String> {
-        let given = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
-        let client = match (given(&options.certfile), given(&options.keyfile)) {
-            (Some(cert), Some(key)) => Some((cert, key)),
-            (None, None) => None,
-            (Some(_), None) => {
-                return Err("--etcd-certfile is given without --etcd-keyfile, its key".to_owned());
-            }
-            (None, Some(_)) => {
-                return Err(
-                    "--etcd-keyfile is given without --etcd-certfile, the certificate of that key".to_owned()
-                );
-            }
-        };
-        Ok(Self { ca: given(&options.cafile), client })
+        let client = options.client_certificate()?.map(|(cert, key)| (cert.to_owned(), key.to_owned()));
+        Ok(Self { ca: options.authorities().map(Path::to_owned), client })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -133,7 +121,7 @@ impl Files {
                 "its certificate is not for {host} but for {}; name it so in --etcd-endpoints",
                 presented.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", ")
             ),
-            (CertificateError::Other(error), _) if error.to_string().contains("CaUsedAsEndEntity") => {
+            (error, _) if is_ca_as_server(error) => {
                 "its certificate is a CA's; give that very certificate with --etcd-cafile".to_owned()
             }
             (other, _) => format!("its certificate is of no use: {other}"),

@@ -7,7 +7,6 @@ use etcd_client::{Client, Error};
 use tracing::warn;
 
 use super::failure::code;
-use crate::store::StoreError;
 
 /// Who we are to etcd.
 #[derive(Clone)]
@@ -17,20 +16,9 @@ pub(super) struct User {
 }
 
 impl User {
-    /// `None` where neither flag is given.
-    pub(super) fn new(name: Option<&str>, password: Option<&str>) -> Result<Option<Self>, StoreError> {
-        let given = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
-        match (given(name), given(password)) {
-            (Some(name), Some(password)) => Ok(Some(Self { name, password })),
-            (None, None) => Ok(None),
-            (Some(_), None) => Err(lonely("--etcd-username", "--etcd-password")),
-            (None, Some(_)) => Err(lonely("--etcd-password", "--etcd-username")),
-        }
+    pub(super) fn new(name: &str, password: &str) -> Self {
+        Self { name: name.to_owned(), password: password.to_owned() }
     }
-}
-
-fn lonely(given: &str, missing: &str) -> StoreError {
-    StoreError::Refused(format!("{given} is given without {missing}; etcd's authentication takes both"))
 }
 
 /// A user at one member, which has tokens of its own.
@@ -77,22 +65,5 @@ pub(super) fn wants_login(error: &Error) -> bool {
         // No token at all: authentication was switched on meanwhile. Or a signed one, and users have changed since.
         code::INVALID_ARGUMENT => is("user name is empty") || is("revision of auth store is old"),
         _ => is("invalid auth token"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_and_a_password_go_together() {
-        assert!(matches!(User::new(None, Some("")), Ok(None)));
-        assert!(matches!(User::new(Some("me"), Some("sesame")), Ok(Some(_))));
-        for (name, password, missing) in
-            [(Some("me"), None, "--etcd-password"), (Some(""), Some("sesame"), "--etcd-username")]
-        {
-            let Err(StoreError::Refused(text)) = User::new(name, password) else { panic!("{missing}") };
-            assert!(text.contains(missing) && !text.contains("sesame"), "{text}");
-        }
     }
 }

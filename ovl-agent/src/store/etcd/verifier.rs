@@ -43,9 +43,10 @@ impl ServerCertVerifier for Verifier {
         let verified =
             self.web_pki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verified {
-            // "A CA used as end entity", which is found out after the dates were found right and before the name is
-            // looked at.
-            Err(Error::InvalidCertificate(CertificateError::Other(_))) if self.given.contains(end_entity) => {
+            // Which is found out after the dates were found right and before the name is looked at.
+            Err(Error::InvalidCertificate(error))
+                if is_ca_as_server(&error) && self.given.contains(end_entity) =>
+            {
                 rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
             }
@@ -73,5 +74,32 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.web_pki.supported_verify_schemes()
+    }
+}
+
+/// Whether a certificate is refused for nothing but being a CA's: webpki's `CaUsedAsEndEntity`, for which rustls has no
+/// variant.
+pub(super) fn is_ca_as_server(error: &CertificateError) -> bool {
+    matches!(error, CertificateError::Other(error) if error.to_string() == "CaUsedAsEndEntity")
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::OtherError;
+
+    use super::*;
+
+    #[test]
+    fn no_other_refusal_is_taken_for_that_of_a_ca() {
+        let other = |text: &str| CertificateError::Other(OtherError(Arc::from(Box::from(text))));
+        let table = [
+            (other("CaUsedAsEndEntity"), true),
+            (other("EndEntityUsedAsCa"), false),
+            (other("NameConstraintViolation"), false),
+            (CertificateError::UnknownIssuer, false),
+        ];
+        for (error, expected) in table {
+            assert_eq!(is_ca_as_server(&error), expected, "{error}");
+        }
     }
 }
