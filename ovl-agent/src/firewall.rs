@@ -17,7 +17,7 @@ mod fingerprint;
 mod generation;
 mod iptables;
 mod legacy;
-mod netlink;
+mod nfnetlink;
 mod nftables;
 mod remove;
 mod rules;
