@@ -51,7 +51,10 @@ pub enum Command {
     Cleanup(CleanupArgs),
 }
 
-const DEFAULT_SOCKET: &str = "/run/ovl/agent.sock";
+/// Where a running agent answers.
+pub(crate) const DEFAULT_SOCKET: &str = "/run/ovl/agent.sock";
+/// flannel's place for `subnet.env`.
+pub(crate) const DEFAULT_SUBNET_FILE: &str = "/run/flannel/subnet.env";
 
 /// Options of `status`.
 #[derive(Clone, Debug, Args)]

@@ -24,6 +24,7 @@ pub use address::AddressTable;
 pub use addresses::{NodeAddress, node_addresses};
 pub use fdb::FdbTable;
 pub use link::DeviceTable;
+pub(crate) use lookup::ip;
 pub use lookup::{Hop, lookup};
 pub use main_table::{MainRoute, NextHop, main_routes};
 pub use neighbour::NeighbourTable;
@@ -107,7 +108,7 @@ fn mac(bytes: &[u8]) -> Mac {
 }
 
 /// The kernel's reason in its own words, without the dump of the request that `rtnetlink` prints.
-fn describe(error: rtnetlink::Error) -> anyhow::Error {
+pub(crate) fn describe(error: rtnetlink::Error) -> anyhow::Error {
     match code(&error) {
         Some(code) => anyhow::Error::new(std::io::Error::from_raw_os_error(code)),
         None => anyhow::Error::new(error),
@@ -129,7 +130,7 @@ fn code(error: &rtnetlink::Error) -> Option<i32> {
 }
 
 /// Deleting what is absent is a success; so is deleting it together with its device.
-fn absent_is_success(result: Result<(), rtnetlink::Error>) -> Result<()> {
+pub(crate) fn absent_is_success(result: Result<(), rtnetlink::Error>) -> Result<()> {
     const ABSENT: [i32; 4] =
         [nix::libc::ENOENT, nix::libc::ESRCH, nix::libc::ENODEV, nix::libc::EADDRNOTAVAIL];
     match result {
