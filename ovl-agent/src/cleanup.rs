@@ -94,15 +94,17 @@ async fn clean(args: &CleanupArgs) -> Result<()> {
         }
         Err(error) => report.failed("the devices", &error),
     }
-    firewall(args.flannel, &mut report).await;
+    firewall(args, &mut report).await;
     let found_others = report.removed + report.failed > 0;
     report.remove(&handle, files::find(args, found_others)).await;
     report.finish()
 }
 
 /// The firewall rules: ours, and with `flannel` also those of flanneld in either mode.
-async fn firewall(flannel: bool, report: &mut Report) {
-    let outcome = firewall::remove_all(flannel, report.dry_run).await;
+async fn firewall(args: &CleanupArgs, report: &mut Report) {
+    // A dry run beside an agent tells what would go once the agent is stopped.
+    let also = firewall::Also { in_use: args.force || args.dry_run, flannels: args.flannel };
+    let outcome = firewall::remove_all(also, args.dry_run).await;
     for change in outcome.changes {
         report.removed(&format!("the firewall rules in {}", change.place), Ok(()));
     }

@@ -24,7 +24,7 @@ mod rules;
 mod seen;
 mod tag;
 
-pub use remove::remove_all;
+pub use remove::{Also, remove_all};
 
 use iptables::Iptables;
 use nftables::Nftables;

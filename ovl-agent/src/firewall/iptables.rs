@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::command::Failure;
 use super::fingerprint::Place;
-use super::{Change, Outcome, Wanted, claim, legacy};
+use super::{Also, Change, Outcome, Wanted, legacy};
 use crate::family::{ByFamily, Family};
 
 mod names;
@@ -120,8 +120,8 @@ impl Iptables {
         }
     }
 
-    /// Removes the chains that agents made which do not run any more; with `flannel` also those flanneld made.
-    pub(super) async fn remove(&mut self, flannel: bool, dry_run: bool, outcome: &mut Outcome) {
+    /// Removes the chains that agents made which do not run any more, and those that `also` names.
+    pub(super) async fn remove(&mut self, also: Also, dry_run: bool, outcome: &mut Outcome) {
         let flannels = names::claim_flannels();
         for family in Family::ALL {
             for look in self.look(family).await.unwrap_or_default() {
@@ -130,11 +130,11 @@ impl Iptables {
                 let mut tags: Vec<&str> = chains.filter_map(names::tag_of).collect();
                 tags.sort_unstable();
                 tags.dedup();
-                for tag in tags.into_iter().filter(|tag| claim(tag).is_some()) {
+                for tag in tags.into_iter().filter(|tag| also.takes(tag)) {
                     look.mend(&names::absent(Some(tag)), dry_run, outcome).await;
                 }
                 let marked = tables.values().any(|table| table.chain(plan::MARKER).is_some());
-                if flannels.is_some() && (flannel || marked) {
+                if (also.in_use || flannels.is_some()) && (also.flannels || marked) {
                     look.mend(&names::absent(None), dry_run, outcome).await;
                 }
             }
