@@ -89,6 +89,11 @@ impl Iptables {
         }
     }
 
+    /// Has the next look ask anew which programs there are.
+    pub(super) fn search_again(&mut self) {
+        self.tools = ByFamily::default();
+    }
+
     /// What to look at in nftables, where the nft variant keeps its rules: our chains and those that lead there, and
     /// where a kubelet says which variant it uses.
     pub(super) fn places(&self, tag: &str) -> Vec<Place> {
@@ -143,7 +148,7 @@ impl Iptables {
 
     /// The family's rules in the variants that work here.
     async fn look(&mut self, family: Family) -> Result<Vec<Look>, String> {
-        if self.tools.get(family).is_none_or(|tools| *tools == Tools::default()) {
+        if self.tools.get(family).is_none() {
             self.tools.set(family, Some(Tools::find(family).await));
         }
         let mut looks = Vec::new();
