@@ -18,6 +18,7 @@ mod main_table;
 pub mod mark;
 mod neighbour;
 mod route;
+mod vxlan;
 mod watch;
 
 pub use address::AddressTable;
