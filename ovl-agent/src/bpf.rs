@@ -5,6 +5,7 @@ mod counters;
 mod load;
 mod maps;
 
+pub(crate) use attach::PRIORITY;
 pub use attach::{Attachment, AttachmentTable, Hook, TcAttach};
 pub use counters::{Counter, counters};
 pub use load::{DataPlane, LoadError, ObjectSource};

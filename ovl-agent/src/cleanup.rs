@@ -14,12 +14,12 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::Args;
 use rtnetlink::Handle;
 
+use crate::cli::{DEFAULT_SOCKET, DEFAULT_SUBNET_FILE};
 use crate::{firewall, netlink};
 
 mod devices;
 mod files;
 mod filters;
-mod kernel;
 mod managers;
 mod routes;
 
@@ -44,10 +44,10 @@ pub struct CleanupArgs {
     pub force: bool,
     /// The node's subnet.env, which is removed if anything else is. With --flannel its ranges tell flannel's routes
     /// from others.
-    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env")]
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_SUBNET_FILE)]
     pub subnet_file: PathBuf,
     /// The socket of the agent, which is removed where an agent that was killed left it.
-    #[arg(long, value_name = "PATH", default_value = "/run/ovl/agent.sock")]
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
 }
 
@@ -75,7 +75,7 @@ async fn clean(args: &CleanupArgs) -> Result<()> {
     let mut report = Report { dry_run: args.dry_run, ..Report::default() };
     if args.flannel && ranges.is_empty() {
         let file = args.subnet_file.display();
-        report.warn(&format!(
+        warn(&format!(
             "{file} names no ranges: flannel's routes past its own devices cannot be told and stay"
         ));
     }
@@ -94,15 +94,17 @@ async fn clean(args: &CleanupArgs) -> Result<()> {
         }
         Err(error) => report.failed("the devices", &error),
     }
-    firewall(args.flannel, &mut report).await;
+    firewall(args, &mut report).await;
     let found_others = report.removed + report.failed > 0;
     report.remove(&handle, files::find(args, found_others)).await;
     report.finish()
 }
 
 /// The firewall rules: ours, and with `flannel` also those of flanneld in either mode.
-async fn firewall(flannel: bool, report: &mut Report) {
-    let outcome = firewall::remove_all(flannel, report.dry_run).await;
+async fn firewall(args: &CleanupArgs, report: &mut Report) {
+    // A dry run beside an agent tells what would go once the agent is stopped.
+    let also = firewall::Also { in_use: args.force || args.dry_run, flannels: args.flannel };
+    let outcome = firewall::remove_all(also, args.dry_run).await;
     for change in outcome.changes {
         report.removed(&format!("the firewall rules in {}", change.place), Ok(()));
     }
@@ -169,13 +171,7 @@ impl Report {
 
     fn failed(&mut self, what: &str, error: &anyhow::Error) {
         self.failed += 1;
-        self.warn(&format!("could not remove {what}: {error:#}"));
-    }
-
-    #[expect(clippy::unused_self, reason = "all that is said goes through the report")]
-    fn warn(&self, text: &str) {
-        // Standard error may be closed; the exit code stands.
-        let _closed = writeln!(std::io::stderr(), "{text}");
+        warn(&format!("could not remove {what}: {error:#}"));
     }
 
     fn finish(self) -> Result<()> {
@@ -192,4 +188,9 @@ impl Report {
 fn say(line: &str) {
     // Whoever closed standard output does not want to read; removing goes on.
     let _closed = writeln!(std::io::stdout(), "{line}");
+}
+
+fn warn(line: &str) {
+    // Standard error may be closed; the exit code stands.
+    let _closed = writeln!(std::io::stderr(), "{line}");
 }

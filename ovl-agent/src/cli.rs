@@ -51,8 +51,10 @@ pub enum Command {
     Cleanup(CleanupArgs),
 }
 
-/// Where `ovl-agent status` asks unless told.
+/// Where a running agent answers.
 pub const DEFAULT_SOCKET: &str = "/run/ovl/agent.sock";
+/// flannel's place for `subnet.env`.
+pub(crate) const DEFAULT_SUBNET_FILE: &str = "/run/flannel/subnet.env";
 
 /// Options of `status`.
 #[derive(Clone, Debug, Args)]

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::cli::DEFAULT_SUBNET_FILE;
 use crate::family::Family;
 use crate::netlink::{self, MainRoute};
 
@@ -16,7 +17,7 @@ use crate::netlink::{self, MainRoute};
 #[derive(Clone, Debug, Args)]
 pub struct DockerOptsArgs {
     /// The file that the agent wrote.
-    #[arg(short = 'f', value_name = "FILE", default_value = "/run/flannel/subnet.env")]
+    #[arg(short = 'f', value_name = "FILE", default_value = DEFAULT_SUBNET_FILE)]
     pub subnet_file: PathBuf,
     /// The file to write.
     #[arg(short = 'd', value_name = "FILE", default_value = "/run/docker_opts.env")]

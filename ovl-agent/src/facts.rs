@@ -143,7 +143,7 @@ pub struct PassFacts {
 pub struct TableFacts {
     /// What its rows are: `route`, `neighbour`.
     pub name: String,
-    /// How many rows are wanted.
+    /// How many rows it is known to have: those last listed, and what was written and removed since.
     pub rows: u64,
     /// Rows written since the agent started.
     pub written: u64,

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Instant;
 
 use ipnet::IpNet;
 
@@ -17,17 +18,19 @@ mod fingerprint;
 mod generation;
 mod iptables;
 mod legacy;
-mod netlink;
+mod nfnetlink;
 mod nftables;
 mod remove;
+mod rest;
 mod rules;
 mod seen;
 mod tag;
 
-pub use remove::remove_all;
+pub use remove::{Also, remove_all};
 
 use iptables::Iptables;
 use nftables::Nftables;
+use rest::Rest;
 use seen::Seen;
 use tag::tag;
 
@@ -90,7 +93,7 @@ pub struct Outcome {
     pub changes: Vec<Change>,
     /// Whether the rules had stood as wanted before, and somebody else changed them.
     pub drift: bool,
-    /// What could not be done, one sentence each. The next call tries again.
+    /// What could not be done, one sentence each. Further calls try again, less and less often.
     pub errors: Vec<String>,
 }
 
@@ -119,8 +122,8 @@ pub struct Firewall {
     nftables: Nftables,
     /// What stood at the last look without fault.
     stood: Option<Wanted>,
-    /// What the kernel said before that look.
-    seen: Option<Seen>,
+    /// What the last look came to.
+    rest: Option<Rest>,
 }
 
 impl Firewall {
@@ -134,54 +137,64 @@ impl Firewall {
             iptables: Iptables::default(),
             nftables: Nftables::default(),
             stood: None,
-            seen: None,
+            rest: None,
         }
     }
 
-    /// Looks at the rules and mends them. Cheap where nothing changed since the last call.
+    /// Looks at the rules and mends them. Cheap where nothing changed since the last call; what went wrong then is told
+    /// again, and tried again after a pause that grows.
     pub async fn ensure(&mut self, wanted: &Wanted) -> Outcome {
         let mut outcome = Outcome::default();
         let known = self.stood.as_ref() == Some(wanted);
-        if !known {
-            self.seen = None;
+        let mut last = self.rest.take().filter(|rest| rest.is_for(wanted));
+        if last.as_ref().is_none_or(|last| last.is_to_be_tried_again(Instant::now())) {
+            self.iptables.search_again();
         }
         for _ in 0..ROUNDS {
             // Before the look: what changes during it is seen the next time.
-            let seen = match self.see(wanted.mode) {
+            let seen = match self.see(wanted.mode, last.as_ref()) {
                 Ok(seen) => seen,
                 Err(error) => {
                     outcome.errors.push(format!("{error:#}"));
+                    self.rest = last;
                     return outcome;
                 }
             };
-            if known && self.seen.as_ref().is_some_and(|last| last.is_as(&seen)) {
+            if let Some(mut last) = last.take_if(|last| last.holds(&seen, Instant::now())) {
+                outcome.errors = last.errors().to_vec();
                 // With the generation of now, so that the next time is cheaper.
-                self.seen = Some(seen);
+                last.seen = seen;
+                self.rest = Some(last);
                 return outcome;
             }
             let changes = outcome.changes.len();
+            outcome.errors.clear();
             self.mend(wanted, known, &mut outcome).await;
             outcome.drift = known && !outcome.changes.is_empty();
-            if !outcome.errors.is_empty() {
-                self.seen = None;
-                return outcome;
-            }
             if outcome.changes.len() == changes {
-                self.seen = Some(seen);
-                self.stood = Some(wanted.clone());
+                if outcome.errors.is_empty() {
+                    self.stood = Some(wanted.clone());
+                }
+                self.rest_at(wanted, seen, &outcome, last.as_ref());
                 return outcome;
             }
         }
-        self.seen = None;
         outcome.errors.push(format!(
             "somebody else changes the firewall rules while they are written, {ROUNDS} times in a row: {}",
             outcome.changes.last().map(ToString::to_string).unwrap_or_default()
         ));
+        if let Ok(seen) = self.see(wanted.mode, None) {
+            self.rest_at(wanted, seen, &outcome, last.as_ref());
+        }
         outcome
     }
 
-    fn see(&self, mode: Mode) -> anyhow::Result<Seen> {
-        let last = self.seen.as_ref();
+    fn rest_at(&mut self, wanted: &Wanted, seen: Seen, outcome: &Outcome, last: Option<&Rest>) {
+        self.rest = Some(Rest::new(wanted.clone(), seen, &outcome.errors, last, Instant::now()));
+    }
+
+    fn see(&self, mode: Mode, last: Option<&Rest>) -> anyhow::Result<Seen> {
+        let last = last.map(|rest| &rest.seen);
         match mode {
             Mode::Iptables => Seen::now(|| self.iptables.places(&self.tag), true, last),
             Mode::Nftables => Seen::now(|| nftables::places(&self.tag), false, last),

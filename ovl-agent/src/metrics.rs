@@ -100,7 +100,7 @@ fn reconciling(page: &mut Page, facts: &Facts) {
     let rows = |count: fn(&crate::facts::TableFacts) -> u64| {
         facts.tables.iter().map(move |table| ([("table", table.name.as_str())], count(table)))
     };
-    page.gauge("ovl_table_rows", "Rows that a table should have.", rows(|table| table.rows));
+    page.gauge("ovl_table_rows", "Rows that a table is known to have.", rows(|table| table.rows));
     page.counter("ovl_table_rows_written_total", "Rows written.", rows(|table| table.written));
     page.counter("ovl_table_rows_removed_total", "Rows removed.", rows(|table| table.removed));
     page.counter(

@@ -20,6 +20,7 @@ mod main_table;
 pub mod mark;
 mod neighbour;
 mod route;
+mod vxlan;
 mod watch;
 
 pub use address::AddressTable;
@@ -27,6 +28,7 @@ pub use addresses::{NodeAddress, node_addresses};
 pub use fdb::FdbTable;
 pub use leftovers::{Leftover, left_by_flannel, left_in};
 pub use link::DeviceTable;
+pub(crate) use lookup::ip;
 pub use lookup::{Hop, lookup};
 pub use main_table::{MainRoute, NextHop, main_routes};
 pub use neighbour::NeighbourTable;
@@ -114,7 +116,7 @@ fn mac(bytes: &[u8]) -> Mac {
 }
 
 /// The kernel's reason in its own words, without the dump of the request that `rtnetlink` prints.
-fn describe(error: rtnetlink::Error) -> anyhow::Error {
+pub(crate) fn describe(error: rtnetlink::Error) -> anyhow::Error {
     match code(&error) {
         Some(code) => anyhow::Error::new(std::io::Error::from_raw_os_error(code)),
         None => anyhow::Error::new(error),
@@ -136,7 +138,7 @@ fn code(error: &rtnetlink::Error) -> Option<i32> {
 }
 
 /// Deleting what is absent is a success; so is deleting it together with its device.
-fn absent_is_success(result: Result<(), rtnetlink::Error>) -> Result<()> {
+pub(crate) fn absent_is_success(result: Result<(), rtnetlink::Error>) -> Result<()> {
     const ABSENT: [i32; 4] =
         [nix::libc::ENOENT, nix::libc::ESRCH, nix::libc::ENODEV, nix::libc::EADDRNOTAVAIL];
     match result {

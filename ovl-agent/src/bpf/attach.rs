@@ -18,7 +18,7 @@ use super::load::LoadError;
 use crate::table::Table;
 
 /// The priority of our filters. With the handle, which is the overlay's, it tells them from everybody else's.
-const PRIORITY: u16 = 111;
+pub(crate) const PRIORITY: u16 = 111;
 /// `ETH_P_ALL` as it stands in a filter's `info`.
 const ALL_PROTOCOLS: u16 = 0x0003_u16.to_be();
 

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 
-use super::kernel::{absent_is_success, describe};
 use super::{Leftover, Removal};
+use crate::netlink::{absent_is_success, describe};
 
 /// What of a device tells whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]

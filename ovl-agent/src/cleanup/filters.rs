@@ -8,12 +8,10 @@ use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPa
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
 
-use super::kernel::describe;
 use super::{Leftover, Removal};
-use crate::netlink::interfaces;
+use crate::bpf::PRIORITY;
+use crate::netlink::{describe, interfaces};
 
-/// The priority of our filters (`bpf/attach.rs`).
-const PRIORITY: u32 = 111;
 /// The kind of filter that runs a BPF program.
 const KIND: &str = "bpf";
 
@@ -63,7 +61,7 @@ pub(super) async fn remove(handle: &Handle, filter: TcMessage) -> Result<()> {
 
 /// The program that the filter runs, where it is one of ours.
 fn our_program(filter: &TcMessage) -> Option<&'static str> {
-    if filter.header.info >> 16 != PRIORITY
+    if filter.header.info >> 16 != u32::from(PRIORITY)
         || !filter.attributes.contains(&TcAttribute::Kind(KIND.to_owned()))
     {
         return None;

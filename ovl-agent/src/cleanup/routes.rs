@@ -7,15 +7,14 @@ use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::devices::Devices;
 use super::files::Ranges;
-use super::kernel::{absent_is_success, describe};
 use super::{Leftover, Removal};
-use crate::netlink::mark;
+use crate::netlink::{absent_is_success, describe, ip, mark};
 
 /// Our routes and, inside `ranges`, flannel's.
 pub(super) async fn find(handle: &Handle, devices: &Devices, ranges: &Ranges) -> Result<Vec<Leftover>> {
@@ -83,9 +82,9 @@ impl Route {
         let (mut gateway, mut device) = (None, None);
         for attribute in &message.attributes {
             if let RouteAttribute::Destination(found) = attribute {
-                destination = address(found)?;
+                destination = ip(found)?;
             } else if let RouteAttribute::Gateway(found) = attribute {
-                gateway = address(found);
+                gateway = ip(found);
             } else if let RouteAttribute::Oif(found) = attribute {
                 device = Some(*found);
             } else if let RouteAttribute::Table(found) = attribute {
@@ -118,16 +117,6 @@ impl Route {
         let gateway = self.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
         let device = self.device.map(|device| format!(" dev {}", devices.name(device))).unwrap_or_default();
         format!("route {}{gateway}{device}", self.net)
-    }
-}
-
-fn address(address: &RouteAddress) -> Option<IpAddr> {
-    if let RouteAddress::Inet(address) = address {
-        Some((*address).into())
-    } else if let RouteAddress::Inet6(address) = address {
-        Some((*address).into())
-    } else {
-        None
     }
 }
 

@@ -119,7 +119,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "IP", default_value = "", value_parser = unless_empty::<Ipv6Addr>, help_heading = "Node")]
     pub public_ipv6: Maybe<Ipv6Addr>,
     /// File to write the node's subnet to, for the CNI plugin.
-    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", help_heading = "Node")]
+    #[arg(long, value_name = "FILE", default_value = super::DEFAULT_SUBNET_FILE, help_heading = "Node")]
     pub subnet_file: PathBuf,
     /// Socket that `ovl-agent status` asks.
     #[arg(long, value_name = "PATH", default_value = super::DEFAULT_SOCKET, help_heading = "Node")]

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hasher as _};
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 
-use super::netlink::{Netlink, Scope, attributes};
+use super::nfnetlink::{Netlink, Scope, attributes};
 use crate::family::Family;
 
 /// Of linux/netfilter/nf_tables.h: `NFT_MSG_GET…`, and the attributes of tables, chains, rules and expressions.

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 
-use super::netlink::{Netlink, Scope, attributes};
+use super::nfnetlink::{Netlink, Scope, attributes};
 
 /// `NFT_MSG_GETGEN` and `NFTA_GEN_ID` in linux/netfilter/nf_tables.h.
 const GETGEN: u8 = 16;

@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::command::Failure;
 use super::fingerprint::Place;
-use super::{Change, Outcome, Wanted, claim, legacy};
+use super::{Also, Change, Outcome, Wanted, legacy};
 use crate::family::{ByFamily, Family};
 
 mod names;
@@ -89,6 +89,11 @@ impl Iptables {
         }
     }
 
+    /// Has the next look ask anew which programs there are.
+    pub(super) fn search_again(&mut self) {
+        self.tools = ByFamily::default();
+    }
+
     /// What to look at in nftables, where the nft variant keeps its rules: our chains and those that lead there, and
     /// where a kubelet says which variant it uses.
     pub(super) fn places(&self, tag: &str) -> Vec<Place> {
@@ -120,8 +125,8 @@ impl Iptables {
         }
     }
 
-    /// Removes the chains that agents made which do not run any more; with `flannel` also those flanneld made.
-    pub(super) async fn remove(&mut self, flannel: bool, dry_run: bool, outcome: &mut Outcome) {
+    /// Removes the chains that agents made which do not run any more, and those that `also` names.
+    pub(super) async fn remove(&mut self, also: Also, dry_run: bool, outcome: &mut Outcome) {
         let flannels = names::claim_flannels();
         for family in Family::ALL {
             for look in self.look(family).await.unwrap_or_default() {
@@ -130,11 +135,11 @@ impl Iptables {
                 let mut tags: Vec<&str> = chains.filter_map(names::tag_of).collect();
                 tags.sort_unstable();
                 tags.dedup();
-                for tag in tags.into_iter().filter(|tag| claim(tag).is_some()) {
+                for tag in tags.into_iter().filter(|tag| also.takes(tag)) {
                     look.mend(&names::absent(Some(tag)), dry_run, outcome).await;
                 }
                 let marked = tables.values().any(|table| table.chain(plan::MARKER).is_some());
-                if flannels.is_some() && (flannel || marked) {
+                if (also.in_use || flannels.is_some()) && (also.flannels || marked) {
                     look.mend(&names::absent(None), dry_run, outcome).await;
                 }
             }
@@ -143,7 +148,7 @@ impl Iptables {
 
     /// The family's rules in the variants that work here.
     async fn look(&mut self, family: Family) -> Result<Vec<Look>, String> {
-        if self.tools.get(family).is_none_or(|tools| *tools == Tools::default()) {
+        if self.tools.get(family).is_none() {
             self.tools.set(family, Some(Tools::find(family).await));
         }
         let mut looks = Vec::new();

@@ -18,14 +18,26 @@ pub(super) const FLANNELS: [&str; 2] = ["ip flannel-ipv4", "ip6 flannel-ipv6"];
 const POSTROUTING: &str = "postrtg";
 const FORWARD: &str = "forward";
 
+/// How often one look writes the table to learn what the kernel makes of it.
+const WRITES: usize = 2;
+
 /// What the agent knows of its table.
 #[derive(Debug, Default)]
 pub(super) struct Nftables {
-    /// What was written last, and the number for what stood then: learned, for what the kernel makes of a rule is
-    /// its own affair.
-    written: Option<(String, u64)>,
+    /// What was written last.
+    written: Option<Written>,
     /// Whether this host's `nft` or kernel refuses `fully-random`.
     plain: bool,
+}
+
+/// A script and what the kernel made of it: learned, for that is its own affair.
+#[derive(Debug, PartialEq, Eq)]
+struct Written {
+    script: String,
+    /// The number for what stood afterwards.
+    stood: u64,
+    /// Whether nobody else had a hand in that.
+    certain: bool,
 }
 
 /// The table of the overlay `tag`.
@@ -39,6 +51,13 @@ pub(super) fn places(tag: &str) -> Vec<Place> {
     vec![table.chain(POSTROUTING), table.chain(FORWARD), table]
 }
 
+impl Written {
+    /// Whether this script came to this.
+    fn says(&self, script: &str, stood: u64) -> bool {
+        self.script == script && self.stood == stood
+    }
+}
+
 impl Nftables {
     /// Looks at the table once, and writes it anew where it is not as it was written.
     pub(super) async fn mend(&mut self, tag: &str, wanted: &Wanted, outcome: &mut Outcome) {
@@ -49,13 +68,12 @@ impl Nftables {
         };
         let script = render(&table, wanted, !self.plain);
         let reason = match (&self.written, standing) {
-            (Some((written, stood)), Some(standing)) if *written == script && *stood == standing => return,
+            (Some(written), Some(standing)) if written.says(&script, standing) && written.certain => return,
             (_, None) if !wanted.any_rules() => return,
             (_, None) => "was missing",
-            (Some((written, _)), Some(_)) if *written == script => "had been changed",
+            (Some(written), Some(_)) if written.script == script => "had been changed",
             (_, Some(_)) => "was of another time",
         };
-        self.written = None;
         match self.write(tag, &table, wanted).await {
             Ok(()) => {
                 outcome.changes.push(Change { place: format!("table {table}"), reason: reason.to_owned() });
@@ -64,8 +82,28 @@ impl Nftables {
         }
     }
 
+    /// Writes the table, until it is certain what the kernel makes of it.
     async fn write(&mut self, tag: &str, table: &str, wanted: &Wanted) -> Result<()> {
-        let before = generation::now()?;
+        for _ in 0..WRITES {
+            let before = generation::now()?;
+            let script = self.apply(table, wanted).await?;
+            let stood = fingerprint::of(&places(tag))?;
+            let alone = generation::now()? == before.map(|before| before.wrapping_add(1));
+            let last = self.written.take();
+            // No transaction came between, or two writes came to the same.
+            self.written = stood.map(|stood| {
+                let certain = alone || last.is_some_and(|last| last.says(&script, stood));
+                Written { script, stood, certain }
+            });
+            if self.written.as_ref().is_none_or(|written| written.certain) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has `nft` write the table, and returns the script that it took.
+    async fn apply(&mut self, table: &str, wanted: &Wanted) -> Result<String> {
         let script = render(table, wanted, !self.plain);
         let mut written = run("nft", &["-f", "-"], &script).await.map(|_| script);
         let plain = render(table, wanted, false);
@@ -77,19 +115,12 @@ impl Nftables {
                 written = Ok(plain);
             }
         }
-        let written = match written {
+        match written {
             Err(Failure::Missing(nft)) => bail!(
                 "{nft} is not installed: install nftables, or leave EnableNFTables out of the network config"
             ),
-            other => other?,
-        };
-        // Nothing but our own transaction came between: what stands is what was written.
-        if let Some(stands) = fingerprint::of(&places(tag))?
-            && generation::now()? == before.map(|before| before.wrapping_add(1))
-        {
-            self.written = Some((written, stands));
+            other => Ok(other?),
         }
-        Ok(())
     }
 
     /// Removes the table of the overlay `tag` and flannel's: the rules are elsewhere now. Without `nft` there are none.

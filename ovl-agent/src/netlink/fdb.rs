@@ -1,7 +1,7 @@
 //! The overlay devices' forwarding entries: which node a MAC is behind.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
@@ -106,17 +106,42 @@ fn is_permanent(state: NeighbourState) -> bool {
     u16::from(state) & u16::from(NeighbourState::Permanent) != 0
 }
 
+/// An entry that leads to another port, VNI or out of an interface of its own is listed as one that leads nowhere, so that
+/// it is replaced.
 fn row(message: &NeighbourMessage) -> Option<(Mac, IpAddr)> {
     let mut node = None;
+    let mut plain = true;
     let mut link_layer = None;
     for attribute in &message.attributes {
         if let NeighbourAttribute::Destination(address) = attribute {
             node = destination(address);
         } else if let NeighbourAttribute::LinkLayerAddress(bytes) = attribute {
             link_layer = Some(mac(bytes));
+        } else if is_detour(attribute) {
+            plain = false;
         }
     }
-    Some((link_layer?, node?))
+    let node = node?;
+    Some((link_layer?, if plain { node } else { nowhere(node) }))
+}
+
+/// Whether the attribute leads elsewhere than the device's own parameters; the kernel only tells of such.
+fn is_detour(attribute: &NeighbourAttribute) -> bool {
+    matches!(
+        attribute,
+        NeighbourAttribute::Port(_)
+            | NeighbourAttribute::Vni(_)
+            | NeighbourAttribute::IfIndex(_)
+            | NeighbourAttribute::SourceVni(_)
+    )
+}
+
+/// What no peer has as its address.
+fn nowhere(node: IpAddr) -> IpAddr {
+    match node {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 /// A forwarding entry's message says family "bridge", so its destination arrives as bytes.
@@ -130,5 +155,35 @@ fn destination(address: &NeighbourAddress) -> Option<IpAddr> {
         v4.or_else(|_| <[u8; 16]>::try_from(bytes.as_slice()).map(IpAddr::from)).ok()
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_that_leads_elsewhere_is_no_entry_for_its_node() {
+        let node = IpAddr::from([192, 0, 2, 12]);
+        let entry = |more: Option<NeighbourAttribute>| {
+            let mut message = NeighbourMessage::default();
+            message.attributes = vec![
+                NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 12]),
+                NeighbourAttribute::Destination(NeighbourAddress::Other(vec![192, 0, 2, 12])),
+            ];
+            message.attributes.extend(more);
+            row(&message)
+        };
+        let mac = Mac([2, 0, 0, 0, 0, 12]);
+        assert_eq!(entry(None), Some((mac, node)));
+        assert_eq!(entry(Some(NeighbourAttribute::Controller(3))), Some((mac, node)));
+        for detour in [
+            NeighbourAttribute::Port(4789),
+            NeighbourAttribute::Vni(7),
+            NeighbourAttribute::IfIndex(2),
+            NeighbourAttribute::SourceVni(7),
+        ] {
+            assert_eq!(entry(Some(detour)), Some((mac, Ipv4Addr::UNSPECIFIED.into())));
+        }
     }
 }

@@ -1,17 +1,16 @@
 //! The overlay device.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::TryStreamExt as _;
 use ovl_common::Mac;
-use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 use tracing::info;
 
+use super::vxlan::Vxlan;
 use super::{absent_is_success, describe, mac};
 use crate::backend::VxlanDevice;
 use crate::family::ByFamily;
@@ -33,7 +32,7 @@ struct Found {
     alias: String,
     up: bool,
     /// `None` for a device of another kind.
-    vxlan: Option<VxlanDevice>,
+    vxlan: Option<Vxlan>,
 }
 
 impl DeviceTable {
@@ -51,7 +50,7 @@ impl DeviceTable {
             .into_iter()
             .find(|link| link.name == name)
             .and_then(|link| link.vxlan)
-            .map(|device| device.mac))
+            .map(|vxlan| vxlan.device.mac))
     }
 
     async fn found(&self) -> Result<Vec<Found>> {
@@ -104,12 +103,11 @@ impl Table for DeviceTable {
         "device"
     }
 
-    /// A device that is down or lacks our mark is listed with MTU 0, so that it is put right.
+    /// A device that is down, lacks our mark or has what none of ours has is listed with MTU 0, so that it is put right.
     async fn rows(&mut self) -> Result<BTreeMap<String, VxlanDevice>> {
         let rows = self.found().await?.into_iter().filter_map(|link| {
-            let ours = link.up && link.alias == self.alias;
-            let mut device = link.vxlan?;
-            if !ours {
+            let Vxlan { mut device, plain } = link.vxlan?;
+            if !(plain && link.up && link.alias == self.alias) {
                 device.mtu = 0;
             }
             Some((link.name, device))
@@ -121,10 +119,10 @@ impl Table for DeviceTable {
         let Some(have) = self.found().await?.into_iter().find(|link| &link.name == name) else {
             return self.create(name, want).await;
         };
-        let Some(vxlan) = have.vxlan.clone() else {
+        let Some(Vxlan { device: vxlan, plain }) = have.vxlan.clone() else {
             bail!("interface {name} exists and is no VXLAN device; remove it or choose another VNI");
         };
-        if !same_kind(&vxlan, want) {
+        if !plain || !same_kind(&vxlan, want) {
             info!("device {name} is another tunnel; it is made anew with its MAC");
             return self.recreate(name, &have, want).await;
         }
@@ -205,49 +203,12 @@ fn found(message: &LinkMessage) -> Found {
         } else if let LinkAttribute::Address(bytes) = attribute {
             address = mac(bytes);
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
-            link.vxlan = vxlan(infos);
+            link.vxlan = Vxlan::of(infos);
         }
     }
-    if let Some(device) = &mut link.vxlan {
+    if let Some(Vxlan { device, .. }) = &mut link.vxlan {
         device.mtu = mtu;
         device.mac = address;
     }
     link
-}
-
-fn vxlan(infos: &[LinkInfo]) -> Option<VxlanDevice> {
-    if !infos.contains(&LinkInfo::Kind(InfoKind::Vxlan)) {
-        return None;
-    }
-    let mut device = VxlanDevice {
-        vni: 0,
-        port: 0,
-        local: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        underlay: 0,
-        mtu: 0,
-        mac: Mac::default(),
-        learning: false,
-        gbp: false,
-    };
-    let data = infos
-        .iter()
-        .find_map(|info| if let LinkInfo::Data(InfoData::Vxlan(data)) = info { Some(data) } else { None });
-    for item in data.into_iter().flatten() {
-        if let InfoVxlan::Id(vni) = item {
-            device.vni = *vni;
-        } else if let InfoVxlan::Port(port) = item {
-            device.port = *port;
-        } else if let InfoVxlan::Local(address) = item {
-            device.local = IpAddr::V4(*address);
-        } else if let InfoVxlan::Local6(address) = item {
-            device.local = IpAddr::V6(*address);
-        } else if *item == InfoVxlan::Gbp {
-            device.gbp = true;
-        } else if let InfoVxlan::Learning(learning) = item {
-            device.learning = *learning;
-        } else if let InfoVxlan::Link(ifindex) = item {
-            device.underlay = *ifindex;
-        }
-    }
-    Some(device)
 }

@@ -77,7 +77,7 @@ pub(super) fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
 }
 
 /// An address of a route, where it is of either family.
-pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(crate) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     if let RouteAddress::Inet(address) = address {
         Some((*address).into())
     } else if let RouteAddress::Inet6(address) = address {

@@ -8,7 +8,7 @@ use ovl_tests::artifacts;
 use ovl_tests::node::Node;
 use ovl_tests::topology::Topology;
 
-use crate::overlay::{EBPF, Overlay};
+use crate::overlay::{EBPF, KERNEL, Overlay};
 
 /// What a node has, as the kernel's own tools show it, a line each.
 fn state(node: &Node) -> Result<Vec<String>> {
@@ -125,6 +125,20 @@ fn everything_of_an_agent_goes_and_nothing_else() {
         assert_eq!(left, "", "{direction}");
     }
     assert_eq!(cleaned(node, ""), ["nothing to remove"]);
+}
+
+#[test]
+fn by_force_the_firewall_rules_of_a_living_agent_go_too() {
+    let overlay = Overlay::start(Topology::builder("clean-force").nodes(1), "vxlan", KERNEL).unwrap();
+    let node = overlay.topology.node(0).unwrap();
+    for (args, expected) in [
+        ("--dry-run", "would remove the firewall rules in IPv4 filter (nft)"),
+        ("--dry-run --force", "would remove the firewall rules in IPv4 filter (nft)"),
+        ("--force", "removed the firewall rules in IPv4 filter (nft)"),
+    ] {
+        let said = cleaned(node, args);
+        assert!(said.iter().any(|line| line == expected), "{args}: {said:#?}");
+    }
 }
 
 #[test]

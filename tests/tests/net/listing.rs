@@ -46,7 +46,10 @@ pub(crate) fn rows(node: &Node) -> Result<Rows> {
         let entries: Value = serde_json::from_str(&entries).context("parse what bridge fdb says")?;
         for entry in list(&entries) {
             let (mac, node, state) = (text(entry, "mac"), text(entry, "dst"), text(entry, "state"));
-            rows.insert(format!("fdb {mac} {node} {state} {} on {name}", words(&entry["flags"])));
+            // Only where it leads elsewhere than the device.
+            let detour = ["port", "vni", "viaIf"].into_iter().find(|member| entry.get(member).is_some());
+            let detour = detour.map(|member| format!(" {member} {}", entry[member])).unwrap_or_default();
+            rows.insert(format!("fdb {mac} {node}{detour} {state} {} on {name}", words(&entry["flags"])));
         }
     }
     Ok(rows)

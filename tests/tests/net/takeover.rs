@@ -1,8 +1,9 @@
 //! A node on which flanneld ran before: what it left is taken over, without a lost packet, and back.
 
 use ovl_tests::agent::Agent;
-use ovl_tests::kernel_vtep::{FLANNEL_OPTIONS, KernelVtep, Peer};
+use ovl_tests::kernel_vtep::{FLANNEL_OPTIONS, KernelVtep, Peer, device};
 use ovl_tests::links;
+use ovl_tests::node::Node;
 use ovl_tests::pod::Pod;
 use ovl_tests::subnet::SubnetEnv;
 use ovl_tests::topology::Topology;
@@ -80,8 +81,15 @@ fn a_living_node_is_taken_over_and_given_back_without_a_lost_packet() {
     let flannel = Flannel::start("takeover", FLANNEL_OPTIONS);
     let (node, wanted, pings) = (flannel.overlay.node(0), flannel.wanted(), flannel.pings());
     let leases = flannel.overlay.store.leases().unwrap();
+    let devices = || {
+        ["flannel.1", "flannel-v6.1"].map(|device| {
+            links::ip_json(node.netns(), &format!("link show dev {device}")).unwrap()[0]["ifindex"].clone()
+        })
+    };
+    let before = devices();
     let mut agent = flannel.take_over();
     wait_for_rows(node, &wanted, "the rows to be ours");
+    assert_eq!(devices(), before, "the very same devices");
     assert_eq!(flannel.overlay.store.leases().unwrap(), leases, "the same lease");
     assert_eq!(agent.subnet().unwrap().lease_key(), leases[0]);
     agent.terminate().unwrap();
@@ -107,9 +115,23 @@ fn a_living_node_is_taken_over_and_given_back_without_a_lost_packet() {
     none_lost(pings);
 }
 
+/// What the kernel says of a VXLAN device but for its address.
+fn parameters(node: &Node, device: &str) -> Value {
+    let mut links = links::ip_json(node.netns(), &format!("link show dev {device}")).unwrap();
+    let mut info = links[0]["linkinfo"]["info_data"].take();
+    info.as_object_mut().unwrap().retain(|member, _| member != "local" && member != "local6");
+    info
+}
+
 #[test]
 fn a_device_with_other_parameters_is_made_anew_with_its_mac() {
-    for options in ["dstport 4789 nolearning", "dstport 8472 learning", "dstport 8472 nolearning gbp"] {
+    for options in [
+        "dstport 4789 nolearning",
+        "dstport 8472 learning",
+        "dstport 8472 nolearning gbp",
+        "dstport 8472 nolearning l2miss l3miss",
+        "dstport 8472 nolearning ttl 64 noudpcsum udp6zerocsumrx srcport 1000 2000",
+    ] {
         let flannel = Flannel::start("takeover-dev", options);
         let node = flannel.overlay.node(0);
         let wanted = replaced(&flannel.wanted(), "port 4789", "port 8472");
@@ -117,38 +139,72 @@ fn a_device_with_other_parameters_is_made_anew_with_its_mac() {
         // The listing has the devices' MACs.
         wait_for_rows(node, &wanted, &format!("the rows after `{options}`"));
         for device in ["flannel.1", "flannel-v6.1"] {
-            let link = &links::ip_json(node.netns(), &format!("link show dev {device}")).unwrap()[0];
-            let info = &link["linkinfo"]["info_data"];
-            assert_eq!(
-                (&info["learning"], info.get("gbp")),
-                (&false.into(), None),
-                "{device} after {options}"
-            );
+            let stock = parameters(flannel.overlay.node(1), device);
+            assert_eq!(parameters(node, device), stock, "{device} after {options}");
+        }
+        traffic::ping_all_pairs(&flannel.pods).unwrap();
+    }
+}
+
+/// Puts another VXLAN device with the same MAC in place of both of the first node's.
+fn replace_devices(flannel: &Flannel, parameters: [&str; 2], stale: [&str; 2]) {
+    let netns = flannel.overlay.node(0).netns();
+    let own = [("flannel.1", "10.42.3.0/32"), ("flannel-v6.1", "fd42:0:0:3::/128")];
+    for (((device, address), parameters), stale) in own.into_iter().zip(parameters).zip(stale) {
+        let mac = links::mac(netns, device).unwrap();
+        netns.ip(&format!("link del {device}")).unwrap();
+        let vxlan = format!("type vxlan id 1 {parameters} dev eth0 {FLANNEL_OPTIONS}");
+        netns.ip(&format!("link add {device} address {mac} {vxlan}")).unwrap();
+        for address in [address, stale] {
+            netns.ip(&format!("address add {address} dev {device}")).unwrap();
+        }
+        netns.ip(&format!("link set {device} up")).unwrap();
+    }
+}
+
+#[test]
+fn a_device_with_an_old_address_or_a_default_remote_is_made_anew_with_its_mac() {
+    for parameters in [
+        // As if it had been made when the node had another address, and its lease another public IP.
+        ["local 192.0.2.99", "local 2001:db8:c0::99"],
+        ["local 192.0.2.11 remote 192.0.2.12", "local 2001:db8:c0::11 remote 2001:db8:c0::12"],
+        ["local 192.0.2.11 group 239.1.1.1", "local 2001:db8:c0::11 group ff05::1"],
+    ] {
+        let flannel = Flannel::start("takeover-ip", FLANNEL_OPTIONS);
+        let (node, wanted) = (flannel.overlay.node(0), flannel.wanted());
+        replace_devices(&flannel, parameters, ["10.42.98.0/32", "fd42:0:0:98::/128"]);
+        let _agent = flannel.take_over();
+        wait_for_rows(node, &wanted, &format!("the rows after {parameters:?}"));
+        for device in ["flannel.1", "flannel-v6.1"] {
+            let stock = self::parameters(flannel.overlay.node(1), device);
+            assert_eq!(self::parameters(node, device), stock, "{device} after {parameters:?}");
         }
         traffic::ping_all_pairs(&flannel.pods).unwrap();
     }
 }
 
 #[test]
-fn a_device_with_an_old_address_is_made_anew_with_its_mac() {
-    let flannel = Flannel::start("takeover-ip", FLANNEL_OPTIONS);
+fn forwarding_entries_that_lead_elsewhere_are_put_right() {
+    let flannel = Flannel::start("takeover-fdb", FLANNEL_OPTIONS);
     let (node, wanted) = (flannel.overlay.node(0), flannel.wanted());
-    let netns = node.netns();
-    // As if it had been made when the node had another address, and its lease another public IP.
-    for (device, old, base, length, stale) in [
-        ("flannel.1", "192.0.2.99", "10.42.3.0", 32, "10.42.98.0"),
-        ("flannel-v6.1", "2001:db8:c0::99", "fd42:0:0:3::", 128, "fd42:0:0:98::"),
-    ] {
-        let mac = links::mac(netns, device).unwrap();
-        netns.ip(&format!("link del {device}")).unwrap();
-        let vxlan = format!("type vxlan id 1 local {old} dev eth0 {FLANNEL_OPTIONS}");
-        netns.ip(&format!("link add {device} address {mac} {vxlan}")).unwrap();
-        netns.ip(&format!("address add {base}/{length} dev {device}")).unwrap();
-        netns.ip(&format!("address add {stale}/{length} dev {device}")).unwrap();
-        netns.ip(&format!("link set {device} up")).unwrap();
+    let lead_away = |detour: &str| {
+        for Peer { base, vtep_mac, public_ip, .. } in &flannel.peers[1] {
+            let entry = format!("{vtep_mac} dev {} dst {public_ip} {detour}", device(*base));
+            node.netns().bridge(&format!("fdb replace {entry} self permanent")).unwrap();
+        }
+    };
+    let detours = ["port 4790", "vni 7", "via lo"];
+    let before = rows(node).unwrap();
+    for detour in detours {
+        lead_away(detour);
+        assert_eq!(rows(node).unwrap().difference(&before).count(), 2, "`{detour}` shows");
     }
     let _agent = flannel.take_over();
-    wait_for_rows(node, &wanted, "the rows of the node's address");
+    wait_for_rows(node, &wanted, "the entries that flanneld left");
+    for detour in detours {
+        lead_away(detour);
+        wait_for_rows(node, &wanted, &format!("the rows after `{detour}`"));
+    }
     traffic::ping_all_pairs(&flannel.pods).unwrap();
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 use ovl_agent::family::ByFamily;
-use ovl_agent::firewall::{self, Firewall, Masquerade, Mode, Outcome, Range, Wanted};
+use ovl_agent::firewall::{self, Also, Firewall, Masquerade, Mode, Outcome, Range, Wanted};
 use ovl_tests::background::Background;
 use ovl_tests::netns::{self, Netns};
 use ovl_tests::wait::wait_for;
@@ -110,9 +110,14 @@ impl Host {
         self.firewall = None;
     }
 
-    /// What `ovl-agent cleanup` does.
-    pub(crate) fn remove_all(&self, flannel: bool) -> Outcome {
-        self.inside(|| block_on(firewall::remove_all(flannel, false)))
+    /// What `ovl-agent cleanup` does, with `--flannel` where `flannels`.
+    pub(crate) fn remove_all(&self, flannels: bool) -> Outcome {
+        self.inside(|| block_on(firewall::remove_all(Also { in_use: false, flannels }, false)))
+    }
+
+    /// What `ovl-agent cleanup --force` does, or with `--dry-run` would do.
+    pub(crate) fn remove_by_force(&self, dry_run: bool) -> Outcome {
+        self.inside(|| block_on(firewall::remove_all(Also { in_use: true, flannels: false }, dry_run)))
     }
 
     /// A table as `iptables-save` prints it, chains first, without comments and counters.

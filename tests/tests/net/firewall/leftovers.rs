@@ -102,6 +102,15 @@ fn cleanup_removes_ours_and_only_ours() {
             let outcome = host.remove_all(false);
             assert!(!outcome.changes.is_empty() && outcome.errors.is_empty(), "{outcome:?}");
             assert_eq!(host.everything(), foreign);
+
+            host.ensure_well(&wanted(mode));
+            let planned = host.remove_by_force(true).changes;
+            assert_eq!(host.everything(), with_ours, "a dry run changes nothing");
+            let outcome = host.remove_by_force(false);
+            assert!(!planned.is_empty() && outcome.changes == planned, "{outcome:?}, {planned:?}");
+            assert_eq!(host.everything(), foreign, "of an agent that runs, by force");
+            host.ensure_well(&wanted(mode));
+            assert_eq!(host.everything(), with_ours, "the agent makes them again");
         }
     }
 }

@@ -4,7 +4,7 @@ use ovl_agent::family::ByFamily;
 use ovl_agent::firewall::{Firewall, Mode, Outcome, Wanted, bridge_warning};
 use ovl_tests::command::Cmd;
 
-use super::host::{Host, Variant, block_on, wanted};
+use super::host::{Host, Variant, block_on, faults_of_children, wanted};
 use super::iptables::assert_stands;
 
 #[test]
@@ -35,13 +35,18 @@ fn looking_makes_no_legacy_tables() {
 
 /// One look on `host` while /usr/sbin holds only what `script` put into the directory it runs in.
 fn ensure_with(host: &Host, script: &str, wanted: &Wanted) -> Outcome {
+    inside_with(host, script, || block_on(Firewall::new("flannel.1").ensure(wanted)))
+}
+
+/// Does `work` on a thread that sees such a /usr/sbin.
+fn inside_with<T: Send>(host: &Host, script: &str, work: impl FnOnce() -> T + Send) -> T {
     let sbin = tempfile::tempdir().unwrap();
     Cmd::host("sh").args(["-e", "-c", "cd \"$0\"; eval \"$1\""]).arg(sbin.path()).arg(script).run().unwrap();
     host.inside(|| {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
         Cmd::host("mount").words("--make-rprivate /").run().unwrap();
         Cmd::host("mount").arg("--bind").arg(sbin.path()).arg("/usr/sbin").run().unwrap();
-        block_on(Firewall::new("flannel.1").ensure(wanted))
+        work()
     })
 }
 
@@ -55,6 +60,25 @@ const OLD_NFT: &str = r#"
     printf '#!/bin/sh\ninput=$(cat); case $input in *fully-random*) echo no such thing >&2; exit 1;; esac
         echo "$input" | new-nft "$@"' > nft
     chmod +x nft"#;
+
+/// An nft that notes that it wrote, and after which somebody does `then`.
+fn nft_and(then: &str) -> String {
+    format!(
+        r#"
+    cp /usr/sbin/nft real-nft
+    cat > nft << 'END'
+#!/bin/sh
+real-nft "$@" || exit 1
+if [ "$1" = -f ]; then echo >> /usr/sbin/writes; {then}; fi
+END
+    chmod +x nft"#
+    )
+}
+
+/// How often it wrote.
+fn writes() -> usize {
+    std::fs::read_to_string("/usr/sbin/writes").unwrap().lines().count()
+}
 
 /// iptables from before there were variants, which knows no option to wait.
 const OLD_IPTABLES: &str = r#"
@@ -94,6 +118,64 @@ fn a_missing_tool_is_named_and_holds_up_no_other() {
         outcome.errors.len() == 1 && outcome.errors[0].contains("install ip6tables-legacy"),
         "{outcome:?}"
     );
+}
+
+#[test]
+fn an_error_is_told_again_and_again_but_not_tried_before_something_changes() {
+    let host = Host::new();
+    inside_with(&host, &format!("{NFT}; {IPTABLES}"), || {
+        let mut firewall = Firewall::new("flannel.1");
+        let mut ensure = |wanted: &Wanted| block_on(firewall.ensure(wanted));
+        let both = wanted(Mode::Iptables);
+        let errors = ensure(&both).errors;
+        assert!(errors.len() == 1 && errors[0].contains("need ip6tables, which"), "{errors:?}");
+        let again = || Outcome { errors: errors.clone(), ..Outcome::default() };
+
+        let faults = faults_of_children();
+        assert_eq!(ensure(&both), again());
+        assert_eq!(faults_of_children(), faults, "a look at rest starts no process");
+        Cmd::host("nft").words("add table inet foreign").run().unwrap();
+        let faults = faults_of_children();
+        assert_eq!(ensure(&both), again());
+        assert_eq!(faults_of_children(), faults, "others' rules are none of its business");
+
+        Cmd::host("iptables").words("-F FLANNEL-FWD").run().unwrap();
+        let mended = ensure(&both);
+        assert_eq!((mended.changes.len(), &mended.errors), (1, &errors), "{mended:?}");
+        assert_eq!(ensure(&both), again());
+
+        let link = "for end in '' -save -restore; do ln -s xtables-nft-multi /usr/sbin/ip6tables$end; done";
+        Cmd::host("sh").args(["-c", link]).run().unwrap();
+        assert_eq!(ensure(&both), again(), "it is not looked for all the time");
+        let outcome = ensure(&Wanted { forward: false, ..both });
+        assert!(outcome.errors.is_empty() && outcome.changes.len() == 2, "{outcome:?}");
+    });
+}
+
+#[test]
+fn a_table_is_learned_while_others_write_theirs_all_the_time() {
+    let others = "real-nft add table inet others; real-nft delete table inet others";
+    let intruder =
+        "[ $(wc -l < /usr/sbin/writes) != 1 ] || real-nft insert rule inet ovl-flannel.1 forward drop";
+    // How many changes, and how many writes it takes to be certain.
+    for (then, changes, expected) in [(others.to_owned(), 1, 2), (format!("{others}; {intruder}"), 2, 3)] {
+        let host = Host::new();
+        inside_with(&host, &nft_and(&then), || {
+            let mut firewall = Firewall::new("flannel.1");
+            let mut ensure = || block_on(firewall.ensure(&wanted(Mode::Nftables)));
+            let outcome = ensure();
+            assert_eq!((writes(), &outcome.errors), (expected, &vec![]), "{outcome:?}");
+            assert_eq!(outcome.changes.len(), changes, "{outcome:?}");
+            let table = || Cmd::host("real-nft").words("list table inet ovl-flannel.1").run().unwrap();
+            let whole = table();
+            assert!(whole.contains("masquerade") && !whole.contains("drop"), "{whole}");
+            assert_eq!((ensure(), writes()), (Outcome::default(), expected));
+
+            Cmd::host("real-nft").words("flush table inet ovl-flannel.1").run().unwrap();
+            assert!(ensure().drift);
+            assert_eq!((table(), writes()), (whole, expected + 1), "what was learned is known");
+        });
+    }
 }
 
 #[test]
