@@ -42,7 +42,7 @@ pub struct Held {
     /// When it ends unless renewed; `None` for a reservation, which does not end.
     pub expires: Option<SystemTime>,
     /// The store's own mark of the value we wrote (etcd: modification revision; dir: time and inode of the file).
-    /// Renewal fails with [`StoreError::Conflict`] where another agent has written the key since.
+    /// [`Store::renew`] says what becomes of a lease that somebody has written since.
     pub revision: i64,
     /// The store's own handle of the term (etcd: lease id, 0 for a reservation; dir: 0).
     pub term: i64,
@@ -110,7 +110,7 @@ pub trait Store {
     async fn network_config(&self) -> Result<Option<String>, StoreError>;
 
     /// Makes sure that no other living agent uses `public_ip`, and holds that claim until the store is dropped, another
-    /// is claimed or the process dies. [`StoreError::Refused`] names the other agent.
+    /// is claimed or the process dies; to claim it again changes nothing. [`StoreError::Refused`] names the other agent.
     async fn claim_identity(&self, public_ip: IpAddr) -> Result<(), StoreError>;
 
     /// Gives the claim on the public IP back; the lease stays. For a clean end.
@@ -126,7 +126,9 @@ pub trait Store {
     /// [`StoreError::Conflict`] where it has changed since it was listed.
     async fn take_over(&self, listed: &Listed, attrs: &LeaseAttrs) -> Result<Held, StoreError>;
 
-    /// Extends our lease by a full term; [`StoreError::Conflict`] where it is no longer ours.
+    /// Extends our lease by a full term; [`StoreError::Conflict`] where it is no longer ours. Our own value, written
+    /// again by somebody as one makes or ends a reservation, is still ours in etcd, and becomes what was made of it. A
+    /// directory knows no reservations: there it is a conflict, and [`acquire`] finds the lease again.
     async fn renew(&self, held: &Held) -> Result<Held, StoreError>;
 
     /// Removes a listed lease; [`StoreError::Conflict`] where it has changed since it was listed.

@@ -27,7 +27,8 @@ mod watch;
 pub struct DirStore {
     path: PathBuf,
     /// The lock of our public IP, which the kernel frees whatever way the process ends.
-    identity: RefCell<Option<File>>,
+    /// The public IP that is claimed, with the lock that says so.
+    identity: RefCell<Option<(IpAddr, File)>>,
 }
 
 impl DirStore {
@@ -125,11 +126,14 @@ impl Store for DirStore {
     }
 
     async fn claim_identity(&self, public_ip: IpAddr) -> Result<(), StoreError> {
+        if self.identity.borrow().as_ref().is_some_and(|(held, _)| *held == public_ip) {
+            return Ok(());
+        }
         let path = self.path.join("agents").join(public_ip.to_string());
         let claim = lock::claim(&path).map_err(|error| unavailable(&path, &error))?;
         match claim {
             lock::Claim::Ours(file) => {
-                self.identity.replace(Some(file));
+                self.identity.replace(Some((public_ip, file)));
                 Ok(())
             }
             lock::Claim::Theirs(holder) => Err(StoreError::Refused(format!(

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use ovl_agent::family::ByFamily;
 use ovl_agent::store::dir::DirStore;
-use ovl_agent::store::{LEASE_TTL, Store as _, StoreError};
+use ovl_agent::store::{LEASE_TTL, Store as _, StoreError, acquire};
 use tempfile::TempDir;
 
 use crate::fixture::Fixture;
-use crate::values::{ME, OTHER, attrs, key, listed, names, value};
+use crate::values::{ME, OTHER, attrs, key, listed, names, network, value};
 use crate::watcher::watching;
 
 crate::conformance!(Directory);
@@ -69,6 +70,20 @@ fn age(path: &Path, age: Duration) {
 }
 
 const A: &str = "10.42.1.0-24";
+
+#[tokio::test]
+async fn our_own_value_written_again_is_a_conflict_and_taken_over() {
+    let directory = Directory::start();
+    let store = directory.open().await;
+    let held = store.create(key("10.42.1.0-24"), &attrs(ME)).await.unwrap();
+    directory.delete("subnets/10.42.1.0-24");
+    directory.put("subnets/10.42.1.0-24", &value(ME));
+    assert!(matches!(store.renew(&held).await, Err(StoreError::Conflict(_))));
+    let again =
+        acquire(&store, &network(20), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
+    assert_eq!(again.lease, held.lease);
+    store.renew(&again).await.unwrap();
+}
 
 #[tokio::test]
 async fn keys_and_values_are_flannels() {

@@ -47,6 +47,7 @@ macro_rules! conformance {
             watch::an_outage_removes_nothing,
             watch::it_ends_when_nobody_listens,
             identity::a_second_claimant_is_refused_by_name,
+            identity::a_claim_is_made_again_by_its_holder,
             identity::a_released_claim_is_free,
             identity::a_dead_claimant_is_replaced_at_once,
         );
