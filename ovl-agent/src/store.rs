@@ -132,8 +132,9 @@ pub trait Store {
     /// Removes a listed lease; [`StoreError::Conflict`] where it has changed since it was listed.
     async fn remove(&self, listed: &Listed) -> Result<(), StoreError>;
 
-    /// Reports the leases until `updates` is closed: a snapshot first, then changes, and a snapshot again after
-    /// every gap. Reconnects by itself; never returns because the store is gone.
+    /// Reports the leases until `updates` is closed: a snapshot first and [`Update::ConfigChanged`] with it, as nobody
+    /// knows what came between the caller's last look and this one; then changes, and a snapshot again after every
+    /// gap. Reconnects by itself; never returns because the store is gone.
     async fn watch(&self, updates: mpsc::Sender<Update>);
 }
 

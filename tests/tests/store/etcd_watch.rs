@@ -96,6 +96,7 @@ async fn a_compaction_between_the_listing_and_the_watch_is_no_outage() {
         etcd.compact();
         updates.recv().await.unwrap();
         assert_eq!(snapshot(updates.recv().await), [A], "from before");
+        assert!(matches!(updates.recv().await, Some(Update::ConfigChanged)));
         assert_eq!(snapshot(soon("the second snapshot", updates.recv()).await), [B]);
         etcd.put(&format!("subnets/{C}"), &value(ME));
         let update = soon("a change", updates.recv()).await;

@@ -131,7 +131,8 @@ impl Watcher<'_> {
         let leases = listing.leases.into_iter().map(|listed| listed.lease).collect();
         self.send(Update::Snapshot { leases, rejected: listing.rejected }).await?;
         self.has_snapshot = true;
-        if self.config_revision.replace(config).is_some_and(|before| before != config) {
+        // The first time as well: since the agent read it, it may have changed.
+        if self.config_revision.replace(config) != Some(config) {
             self.send(Update::ConfigChanged).await?;
         }
         Ok(listing.revision)
