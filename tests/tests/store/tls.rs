@@ -242,6 +242,17 @@ async fn a_wrong_scheme_is_an_error_that_says_so() {
 }
 
 #[tokio::test]
+async fn without_a_scheme_a_certificate_of_ours_asks_for_tls_but_a_ca_alone_does_not() {
+    let etcd = Secured::start(true);
+    let bare = |url: &str| vec![url.split_once("://").unwrap().1.to_owned()];
+    let with_pair = etcd.options_as(&etcd.client);
+    assert_works(&EtcdOptions { endpoints: bare(etcd.server.url()), ..with_pair }).await;
+    let directory = TempDir::new().unwrap();
+    let plain = Etcd::local(directory.path()).unwrap();
+    assert_works(&EtcdOptions { endpoints: bare(plain.url()), ..etcd.options() }).await;
+}
+
+#[tokio::test]
 async fn each_member_has_a_scheme_of_its_own() {
     let etcd = Secured::start(false);
     let stranger = Etcd::local_with_tls(&etcd.directory.path().join("stranger"), {
