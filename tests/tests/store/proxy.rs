@@ -1,9 +1,10 @@
-//! A network between an agent and its etcd that can be cut.
+//! A network between an agent and its etcd that can be cut, or is slow.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// Passes connections on until it is cut, and again when it is mended.
 pub(crate) struct Proxy {
@@ -20,6 +21,15 @@ struct State {
 impl Proxy {
     /// In front of an `http://` URL.
     pub(crate) fn before(url: &str) -> Self {
+        Self::start(url, None)
+    }
+
+    /// The same, over a link that brings so many bytes in a tenth of a second.
+    pub(crate) fn slowly_before(url: &str, bytes: usize) -> Self {
+        Self::start(url, Some(bytes))
+    }
+
+    fn start(url: &str, pace: Option<usize>) -> Self {
         let target = url.strip_prefix("http://").unwrap().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let proxy = Self { url: format!("http://{}", listener.local_addr().unwrap()), state: Arc::default() };
@@ -32,8 +42,8 @@ impl Proxy {
                 if !state.is_cut
                     && let Ok(server) = TcpStream::connect(&target)
                 {
-                    pass(&client, &server);
-                    pass(&server, &client);
+                    pass(&client, &server, None);
+                    pass(&server, &client, pace);
                     state.open.extend([client, server]);
                 }
             }
@@ -61,10 +71,26 @@ impl Proxy {
 }
 
 /// Copies one way until either end is closed.
-fn pass(from: &TcpStream, to: &TcpStream) {
+fn pass(from: &TcpStream, to: &TcpStream, pace: Option<usize>) {
     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
     thread::spawn(move || {
-        let _ = io::copy(&mut from, &mut to);
+        let _ = match pace {
+            None => io::copy(&mut from, &mut to).map(drop),
+            Some(bytes) => copy_slowly(&mut from, &mut to, bytes),
+        };
         let _ = to.shutdown(Shutdown::Both);
     });
+}
+
+#[expect(clippy::disallowed_methods, reason = "it is the link's slowness that is wanted")]
+fn copy_slowly(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) -> io::Result<()> {
+    let mut buffer = vec![0; bytes];
+    loop {
+        let length = from.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(());
+        }
+        to.write_all(&buffer[..length])?;
+        thread::sleep(Duration::from_millis(100));
+    }
 }

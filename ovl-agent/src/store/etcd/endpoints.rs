@@ -20,6 +20,9 @@ use super::user::User;
 use crate::store::StoreError;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A listing's answer has megabytes in a large cluster, and the link may be slow. A member that is gone is noticed
+/// before, by its connection.
+const LISTING_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The members.
 pub(super) struct Endpoints {
@@ -77,14 +80,29 @@ impl Endpoints {
     where
         F: Future<Output = Result<T, Error>>,
     {
+        self.call_within(REQUEST_TIMEOUT, request).await
+    }
+
+    /// As [`Self::call`], for a request with a long answer.
+    pub(super) async fn call_for_listing<T, F>(&self, request: impl Fn(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        self.call_within(LISTING_TIMEOUT, request).await
+    }
+
+    async fn call_within<T, F>(&self, limit: Duration, request: impl Fn(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         let first = self.current.load(Ordering::Relaxed);
         let (mut silent, mut is_hopeless) = (Vec::new(), true);
         for index in (0..self.members.len()).map(|step| (first + step) % self.members.len()) {
             let member = &self.members[index];
             // Boxed, because everything that calls this would have it inside otherwise.
-            let answer = timeout(REQUEST_TIMEOUT, Box::pin(member.ask(&request)));
+            let answer = timeout(limit, Box::pin(member.ask(&request)));
             let answer = answer.await.unwrap_or_else(|_elapsed| {
-                let seconds = REQUEST_TIMEOUT.as_secs();
+                let seconds = limit.as_secs();
                 Err(Failure::Unreachable(format!("{}: no answer within {seconds} s", member.name)))
             });
             match answer {
