@@ -17,6 +17,7 @@ mod identity;
 mod primitives;
 mod proxy;
 mod secured;
+mod stranger;
 mod tls;
 mod values;
 mod watch;

@@ -96,7 +96,7 @@ impl Endpoints {
         F: Future<Output = Result<T, Error>>,
     {
         let first = self.current.load(Ordering::Relaxed);
-        let (mut silent, mut is_hopeless) = (Vec::new(), true);
+        let mut failures = Vec::new();
         for index in (0..self.members.len()).map(|step| (first + step) % self.members.len()) {
             let member = &self.members[index];
             // Boxed, because everything that calls this would have it inside otherwise.
@@ -110,16 +110,12 @@ impl Endpoints {
                     self.current.store(index, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(Failure::Unreachable(text)) => {
-                    is_hopeless = false;
-                    silent.push(text);
-                }
-                Err(Failure::Untrusted(text)) => silent.push(text),
-                Err(failure @ (Failure::Missing(_) | Failure::Denied(_))) => return Err(failure),
+                Err(failure @ Failure::Missing(_)) => return Err(failure),
+                // Not all that are named need be members of one cluster, or an etcd at all.
+                Err(failure) => failures.push(failure),
             }
         }
-        let text = silent.join("; ");
-        Err(if is_hopeless { Failure::Untrusted(text) } else { Failure::Unreachable(text) })
+        Err(Failure::of_all(failures))
     }
 
     /// The member that answered last, with what went wrong there; the next request goes to another.

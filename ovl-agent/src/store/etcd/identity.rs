@@ -60,9 +60,7 @@ pub(super) async fn claim(
             );
             return Ok(None);
         }
-        Err(failure @ (Failure::Unreachable(_) | Failure::Untrusted(_) | Failure::Missing(_))) => {
-            return Err(failure.into());
-        }
+        Err(failure) => return Err(failure.into()),
     };
     let (told, known) = tokio::sync::watch::channel(term);
     let task = tokio::spawn(claim.clone().keep(told));

@@ -43,7 +43,8 @@ struct Gone {
 
 impl From<Failure> for End {
     fn from(failure: Failure) -> Self {
-        let is_refusal = matches!(failure, Failure::Untrusted(_) | Failure::Denied(_));
+        let is_refusal =
+            matches!(failure, Failure::Untrusted(_) | Failure::Denied(_) | Failure::WrongLogin(_));
         Self::Gone(Gone { reason: failure.into_text(), is_refusal })
     }
 }
