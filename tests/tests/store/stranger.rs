@@ -24,7 +24,7 @@ mod h2 {
     pub(super) const PING: u8 = 6;
     pub(super) const ACK: u8 = 1;
     pub(super) const WHOLE: u8 = 0x01 | 0x04;
-    pub(super) const NOT_FOUND: u8 = 0x80 | 13;
+    pub(super) const NOT_FOUND: u8 = 0x80 | 0x0d;
 }
 
 /// A web server, which has nothing at any address; its URL.
