@@ -110,7 +110,8 @@ pub trait Store {
     async fn network_config(&self) -> Result<Option<String>, StoreError>;
 
     /// Makes sure that no other living agent uses `public_ip`, and holds that claim until the store is dropped, another
-    /// is claimed or the process dies. [`StoreError::Refused`] names the other agent.
+    /// is claimed or the process dies. [`StoreError::Refused`] names the other agent. Takes up to a minute where only
+    /// time can tell whether that one lives.
     async fn claim_identity(&self, public_ip: IpAddr) -> Result<(), StoreError>;
 
     /// Gives the claim on the public IP back; the lease stays. For a clean end.
