@@ -111,6 +111,7 @@ pub trait Store {
 
     /// Makes sure that no other living agent uses `public_ip`, and holds that claim until the store is dropped, another
     /// is claimed or the process dies; to claim it again changes nothing. [`StoreError::Refused`] names the other agent.
+    /// Takes up to a minute where only time can tell whether that one lives.
     async fn claim_identity(&self, public_ip: IpAddr) -> Result<(), StoreError>;
 
     /// Gives the claim on the public IP back; the lease stays. For a clean end.
@@ -134,8 +135,9 @@ pub trait Store {
     /// Removes a listed lease; [`StoreError::Conflict`] where it has changed since it was listed.
     async fn remove(&self, listed: &Listed) -> Result<(), StoreError>;
 
-    /// Reports the leases until `updates` is closed: a snapshot first, then changes, and a snapshot again after
-    /// every gap. Reconnects by itself; never returns because the store is gone.
+    /// Reports the leases until `updates` is closed: a snapshot first and [`Update::ConfigChanged`] with it, as nobody
+    /// knows what came between the caller's last look and this one; then changes, and a snapshot again after every
+    /// gap. Reconnects by itself; never returns because the store is gone.
     async fn watch(&self, updates: mpsc::Sender<Update>);
 }
 

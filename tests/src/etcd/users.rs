@@ -18,9 +18,15 @@ impl Etcd {
     pub fn add_user(&self, name: &str, password: &str, prefix: &str) -> Result<()> {
         self.etcdctl().args(["user", "add", &format!("{name}:{password}")]).run()?;
         self.etcdctl().args(["role", "add", name]).run()?;
+        self.grant(name, prefix)?;
+        self.etcdctl().args(["user", "grant-role", name, name]).run()?;
+        Ok(())
+    }
+
+    /// Lets a user that was added before read and write what is below `prefix`, too.
+    pub fn grant(&self, name: &str, prefix: &str) -> Result<()> {
         let grant = ["role", "grant-permission", name, "readwrite", "--prefix=true", prefix];
         self.etcdctl().args(grant).run()?;
-        self.etcdctl().args(["user", "grant-role", name, name]).run()?;
         Ok(())
     }
 

@@ -15,13 +15,13 @@ const A: &str = "10.42.1.0-24";
 const SECRET: &str = "open-sesame";
 
 /// A server where `flannel` may do what an agent does.
-struct Guarded {
-    server: Etcd,
+pub(crate) struct Guarded {
+    pub(crate) server: Etcd,
     _data: TempDir,
 }
 
 impl Guarded {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let mut etcd = Self::open_to_all(&[]);
         etcd.enable();
         etcd
@@ -54,6 +54,16 @@ impl Guarded {
 
 fn assert_refused(error: &StoreError, parts: &[&str]) {
     let StoreError::Refused(text) = error else { panic!("refused, not {error:?}") };
+    assert_names(text, parts);
+}
+
+/// What an operator of etcd can mend is waited for, as flannel does.
+fn assert_waited_for(error: &StoreError, parts: &[&str]) {
+    let StoreError::Unavailable(text) = error else { panic!("unavailable, not {error:?}") };
+    assert_names(text, parts);
+}
+
+fn assert_names(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "'{part}' is not in: {text}");
     }
@@ -71,7 +81,7 @@ async fn a_wrong_password_is_refused_at_once() {
     }
     let store = EtcdStore::connect(&options(&[url])).await.unwrap();
     let error = store.network_config().await.unwrap_err();
-    assert_refused(&error, &[url, "--etcd-username", "--etcd-password"]);
+    assert_waited_for(&error, &[url, "--etcd-username", "--etcd-password"]);
     for lonely in [
         EtcdOptions { password: None, ..etcd.options("flannel", "") },
         EtcdOptions { username: None, ..etcd.options("", SECRET) },
@@ -87,14 +97,28 @@ async fn what_a_user_may_not_do_is_named() {
     etcd.server.add_user("other", SECRET, "/elsewhere").unwrap();
     let store = EtcdStore::connect(&etcd.options("other", SECRET)).await.unwrap();
     let parts = [etcd.server.url(), "permission denied", "user 'other'", "role", "--etcd-prefix"];
-    assert_refused(&store.network_config().await.unwrap_err(), &parts);
-    assert_refused(&store.list().await.unwrap_err(), &parts);
-    assert_refused(&store.create(key(A), &attrs(ME)).await.unwrap_err(), &parts);
+    assert_waited_for(&store.network_config().await.unwrap_err(), &parts);
+    assert_waited_for(&store.list().await.unwrap_err(), &parts);
+    assert_waited_for(&store.create(key(A), &attrs(ME)).await.unwrap_err(), &parts);
     let terms = etcd.server.etcdctl().words("lease list").run().unwrap();
     assert!(terms.contains("found 0 leases"), "{terms}");
-    // The guard against a second agent is not worth a node.
+    // The guard against a second agent is not worth a node. Nor does a member that is down make it so.
     store.claim_identity(ME.into()).await.unwrap();
     store.release().await;
+    let endpoints = vec![etcd.server.url().to_owned(), "http://127.0.0.1:1".to_owned()];
+    let options = EtcdOptions { endpoints, ..etcd.options("other", SECRET) };
+    EtcdStore::connect(&options).await.unwrap().claim_identity(ME.into()).await.unwrap();
+    etcd.server.grant("other", PREFIX).unwrap();
+    assert_eq!(store.network_config().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused_also_where_a_member_is_down() {
+    let etcd = Guarded::start();
+    let endpoints = vec!["http://127.0.0.1:1".to_owned(), etcd.server.url().to_owned()];
+    let options = EtcdOptions { endpoints, ..etcd.options("flannel", "wrong") };
+    let store = EtcdStore::connect(&options).await.unwrap();
+    assert_refused(&store.network_config().await.unwrap_err(), &[etcd.server.url(), "--etcd-password"]);
 }
 
 #[tokio::test]

@@ -175,6 +175,38 @@ async fn a_claim_of_our_own_is_not_taken_for_another_agents() {
     assert_eq!(field("CreateRevision"), created, "it must not lapse");
 }
 
+/// A claim of an agent that lives, rewritten as if by one in another container: its process cannot be looked at.
+fn put_in_another_container(etcd: &RealEtcd, term: &str) {
+    let claim = format!("{PREFIX}/ovl/agents/{ME}");
+    let mut holder: serde_json::Value =
+        serde_json::from_str(&etcd.server.get(&claim).unwrap().unwrap()).unwrap();
+    holder["pid_ns"] = 1.into();
+    holder["host"] = "container".into();
+    etcd.etcdctl(&["put", "--lease", term, &claim, &holder.to_string()]);
+}
+
+#[tokio::test]
+async fn a_claimant_who_may_be_dead_is_outlived() {
+    let etcd = RealEtcd::start();
+    let (dead, store) = (etcd.open().await, etcd.open().await);
+    dead.claim_identity(ME.into()).await.unwrap();
+    let granted = etcd.etcdctl(&["lease", "grant", "4"]);
+    put_in_another_container(&etcd, granted.split_whitespace().nth(1).unwrap());
+    soon("the claim", store.claim_identity(ME.into())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_claimant_who_cannot_be_looked_at_but_lives_is_left_alone() {
+    let etcd = RealEtcd::start();
+    let (one, two) = (etcd.open().await, etcd.open().await);
+    one.claim_identity(ME.into()).await.unwrap();
+    put_in_another_container(&etcd, &etcd.terms()[0]);
+    let error = soon("the refusal", two.claim_identity(ME.into())).await.unwrap_err();
+    let StoreError::Refused(text) = &error else { panic!("{error:?}") };
+    assert!(text.contains("on host container") && text.contains("--public-ip"), "{text}");
+    assert_eq!(etcd.terms().len(), 1, "nothing is left of the tries");
+}
+
 #[tokio::test]
 async fn a_server_that_is_stopped_is_noticed() {
     let etcd = RealEtcd::start();

@@ -96,6 +96,7 @@ async fn a_compaction_between_the_listing_and_the_watch_is_no_outage() {
         etcd.compact();
         updates.recv().await.unwrap();
         assert_eq!(snapshot(updates.recv().await), [A], "from before");
+        assert!(matches!(updates.recv().await, Some(Update::ConfigChanged)));
         assert_eq!(snapshot(soon("the second snapshot", updates.recv()).await), [B]);
         etcd.put(&format!("subnets/{C}"), &value(ME));
         let update = soon("a change", updates.recv()).await;
@@ -169,14 +170,29 @@ async fn garbage_that_comes_and_goes_is_not_listed_for_at_full_speed() {
     .await;
 }
 
+/// Keys and values of so many leases.
+fn many(count: usize) -> Vec<(String, String)> {
+    let subnet = |number: usize| format!("10.{}.{}.0-24", 64 + number / 256, number % 256);
+    (0..count).map(|number| (format!("{PREFIX}/subnets/{}", subnet(number)), value(OTHER))).collect()
+}
+
+#[tokio::test]
+async fn a_listing_over_a_slow_link_takes_its_time() {
+    let etcd = RealEtcd::start();
+    let pairs = many(2500);
+    etcd.server.put_all(&pairs).unwrap();
+    let bytes: usize = pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
+    // Longer than other requests may take.
+    let proxy = Proxy::slowly_before(etcd.server.url(), bytes / 70);
+    let store = EtcdStore::connect(&options(&[proxy.url()])).await.unwrap();
+    assert_eq!(store.list().await.unwrap().0.len(), 2500);
+}
+
 #[tokio::test]
 async fn a_listing_does_not_ask_for_each_lease() {
     let etcd = RealEtcd::start();
     let store = etcd.open().await;
-    let subnet = |number: usize| format!("10.{}.{}.0-24", 64 + number / 256, number % 256);
-    let pairs: Vec<_> =
-        (0..2500).map(|number| (format!("{PREFIX}/subnets/{}", subnet(number)), value(OTHER))).collect();
-    etcd.server.put_all(&pairs).unwrap();
+    etcd.server.put_all(&many(2500)).unwrap();
     let before = etcd.answered("Range");
     watching(&store, async |watcher| {
         watcher.first().await;

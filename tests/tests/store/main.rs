@@ -17,6 +17,7 @@ mod identity;
 mod primitives;
 mod proxy;
 mod secured;
+mod stranger;
 mod tls;
 mod values;
 mod watch;
@@ -43,6 +44,7 @@ macro_rules! conformance {
             acquire::without_a_free_subnet_the_error_says_so,
             acquire::twenty_nodes_race_for_twenty_subnets,
             watch::a_snapshot_comes_first_then_changes,
+            watch::a_config_written_before_the_first_snapshot_is_noticed,
             watch::garbage_disturbs_nothing_else,
             watch::an_outage_removes_nothing,
             watch::it_ends_when_nobody_listens,

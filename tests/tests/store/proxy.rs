@@ -1,10 +1,11 @@
-//! A network between an agent and its etcd that can be cut, or lose an answer.
+//! A network between an agent and its etcd that can be cut, lose an answer, or is slow.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// Passes connections on until it is cut, and again when it is mended.
 pub(crate) struct Proxy {
@@ -23,6 +24,15 @@ struct State {
 impl Proxy {
     /// In front of an `http://` URL.
     pub(crate) fn before(url: &str) -> Self {
+        Self::start(url, None)
+    }
+
+    /// The same, over a link that brings so many bytes in a tenth of a second.
+    pub(crate) fn slowly_before(url: &str, bytes: usize) -> Self {
+        Self::start(url, Some(bytes))
+    }
+
+    fn start(url: &str, pace: Option<usize>) -> Self {
         let target = url.strip_prefix("http://").unwrap().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let proxy = Self { url: format!("http://{}", listener.local_addr().unwrap()), state: Arc::default() };
@@ -38,13 +48,13 @@ impl Proxy {
                     let is_deaf = Arc::new(AtomicBool::new(false));
                     let requests = Arc::clone(&proxied);
                     let hears = Arc::clone(&is_deaf);
-                    pass(&client, &server, move |bytes| {
+                    pass(&client, &server, None, move |bytes| {
                         if requests.lock().unwrap().is_doomed(bytes) {
                             hears.store(true, Ordering::SeqCst);
                         }
                         true
                     });
-                    pass(&server, &client, move |_| !is_deaf.load(Ordering::SeqCst));
+                    pass(&server, &client, pace, move |_| !is_deaf.load(Ordering::SeqCst));
                     state.open.extend([client, server]);
                 }
             }
@@ -84,15 +94,24 @@ impl State {
     }
 }
 
-/// Copies one way what `passes`, until either end is closed.
-fn pass(from: &TcpStream, to: &TcpStream, passes: impl Fn(&[u8]) -> bool + Send + 'static) {
+/// Copies one way what `passes`, until either end is closed; so many bytes in a tenth of a second where there is a `pace`.
+#[expect(clippy::disallowed_methods, reason = "it is the link's slowness that is wanted")]
+fn pass(
+    from: &TcpStream,
+    to: &TcpStream,
+    pace: Option<usize>,
+    passes: impl Fn(&[u8]) -> bool + Send + 'static,
+) {
     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
     thread::spawn(move || {
-        let mut buffer = vec![0; 1 << 16];
+        let mut buffer = vec![0; pace.unwrap_or(1 << 16)];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
             let bytes = &buffer[..length];
             if passes(bytes) && to.write_all(bytes).is_err() {
                 break;
+            }
+            if pace.is_some() {
+                thread::sleep(Duration::from_millis(100));
             }
         }
         let _ = to.shutdown(Shutdown::Both);

@@ -64,10 +64,10 @@ async fn failure(options: &EtcdOptions) -> StoreError {
     }
 }
 
-/// That trying again is said not to help, and why, in one line.
-async fn assert_refused(options: &EtcdOptions, parts: &[&str]) {
+/// That it is waited for, as flannel does, and in one line why: certificates can be replaced without us.
+async fn assert_waited_for(options: &EtcdOptions, parts: &[&str]) {
     let error = failure(options).await;
-    let StoreError::Refused(text) = &error else { panic!("refused, not {error:?}") };
+    let StoreError::Unavailable(text) = &error else { panic!("unavailable, not {error:?}") };
     for part in parts {
         assert!(text.contains(part), "'{part}' is not in: {text}");
     }
@@ -99,12 +99,12 @@ async fn a_client_certificate_is_shown_where_etcd_wants_one() {
     let etcd = Secured::start(true);
     assert_works(&etcd.options_as(&etcd.client)).await;
     let url = etcd.server.url();
-    assert_refused(&etcd.options(), &[url, "--etcd-certfile", "--etcd-keyfile"]).await;
+    assert_waited_for(&etcd.options(), &[url, "--etcd-certfile", "--etcd-keyfile"]).await;
     let strange = etcd.stranger().issue("client", &[]);
     let file = strange.cert.display().to_string();
-    assert_refused(&etcd.options_as(&strange), &[url, "--etcd-certfile", &file]).await;
+    assert_waited_for(&etcd.options_as(&strange), &[url, "--etcd-certfile", &file]).await;
     let stale = etcd.authority.issue_expired("stale", &[]);
-    assert_refused(&etcd.options_as(&stale), &[url, "--etcd-certfile"]).await;
+    assert_waited_for(&etcd.options_as(&stale), &[url, "--etcd-certfile"]).await;
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn a_certificate_that_is_its_own_ca_is_taken_as_flannel_takes_it() {
     let elsewhere = directory.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     let other = self_signed(&elsewhere, HERE);
-    assert_refused(
+    assert_waited_for(
         &EtcdOptions { cafile: Some(other.cert), ..options(&[server.url()]) },
         &[server.url(), "--etcd-cafile"],
     )
@@ -136,26 +136,26 @@ async fn a_certificate_that_is_given_is_not_taken_whatever_is_wrong_with_it() {
     let tls = Tls { ca: cert.clone(), cert: cert.clone(), key, client: None };
     let server = Etcd::local_with_tls(directory.path(), tls).unwrap();
     let options = EtcdOptions { cafile: Some(cert), ..options(&[server.url()]) };
-    assert_refused(&options, &[server.url(), "NameConstraintViolation"]).await;
+    assert_waited_for(&options, &[server.url(), "NameConstraintViolation"]).await;
 }
 
 #[tokio::test]
-async fn a_server_with_another_ca_is_refused_by_name() {
+async fn a_server_with_another_ca_is_named() {
     let etcd = Secured::start(false);
     let url = etcd.server.url();
     let ca = etcd.stranger().ca();
     let wrong = EtcdOptions { cafile: Some(ca.clone()), ..etcd.options() };
-    assert_refused(&wrong, &[url, "--etcd-cafile", &ca.display().to_string()]).await;
+    assert_waited_for(&wrong, &[url, "--etcd-cafile", &ca.display().to_string()]).await;
     let system = EtcdOptions { cafile: None, ..etcd.options() };
-    assert_refused(&system, &[url, "--etcd-cafile", "system"]).await;
+    assert_waited_for(&system, &[url, "--etcd-cafile", "system"]).await;
 }
 
 #[tokio::test]
-async fn a_server_with_another_name_is_refused_by_name() {
+async fn a_server_with_another_name_is_named() {
     let etcd = Secured::start(false);
     // etcd reads its certificate for each connection.
     etcd.authority.issue("server", &["localhost", "etcd.example"]);
-    assert_refused(
+    assert_waited_for(
         &etcd.options(),
         &[etcd.server.url(), "127.0.0.1", "localhost, etcd.example", "--etcd-endpoints"],
     )
@@ -241,7 +241,7 @@ async fn files_that_are_of_no_use_are_named_at_once() {
 async fn a_wrong_scheme_is_an_error_that_says_so() {
     let etcd = Secured::start(false);
     let plain = etcd.server.url().replace("https://", "http://");
-    assert_refused(&options(&[&plain]), &[&plain, "https://"]).await;
+    assert_waited_for(&options(&[&plain]), &[&plain, "https://"]).await;
     let directory = TempDir::new().unwrap();
     let plain = Etcd::local(directory.path()).unwrap();
     let secured = plain.url().replace("http://", "https://");
@@ -249,6 +249,17 @@ async fn a_wrong_scheme_is_an_error_that_says_so() {
     let error = failure(&wrong).await;
     let StoreError::Unavailable(text) = &error else { panic!("{error:?}") };
     assert!(text.contains(&secured) && text.contains("http://"), "{text}");
+}
+
+#[tokio::test]
+async fn without_a_scheme_a_certificate_of_ours_asks_for_tls_but_a_ca_alone_does_not() {
+    let etcd = Secured::start(true);
+    let bare = |url: &str| vec![url.split_once("://").unwrap().1.to_owned()];
+    let with_pair = etcd.options_as(&etcd.client);
+    assert_works(&EtcdOptions { endpoints: bare(etcd.server.url()), ..with_pair }).await;
+    let directory = TempDir::new().unwrap();
+    let plain = Etcd::local(directory.path()).unwrap();
+    assert_works(&EtcdOptions { endpoints: bare(plain.url()), ..etcd.options() }).await;
 }
 
 #[tokio::test]

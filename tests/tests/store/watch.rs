@@ -1,6 +1,6 @@
 //! Hearing of changes.
 
-use ovl_agent::store::Store as _;
+use ovl_agent::store::{Store as _, Update};
 use tokio::sync::mpsc;
 
 use crate::fixture::{Fixture, soon};
@@ -31,6 +31,20 @@ pub(crate) async fn a_snapshot_comes_first_then_changes<F: Fixture>(fixture: &mu
         assert!(watcher.outages.is_empty(), "{watcher:?}");
     })
     .await;
+}
+
+pub(crate) async fn a_config_written_before_the_first_snapshot_is_noticed<F: Fixture>(fixture: &mut F) {
+    let store = fixture.open().await;
+    fixture.put("config", "one");
+    assert_eq!(store.network_config().await.unwrap().as_deref(), Some("one"));
+    // An agent takes its lease now, which may take a while.
+    fixture.put("config", "two");
+    let (send, mut updates) = mpsc::channel(1);
+    let news = async { while !matches!(updates.recv().await.unwrap(), Update::ConfigChanged) {} };
+    tokio::select! {
+        () = store.watch(send) => panic!("the watch ended"),
+        () = soon("the config", news) => {}
+    }
 }
 
 pub(crate) async fn garbage_disturbs_nothing_else<F: Fixture>(fixture: &mut F) {

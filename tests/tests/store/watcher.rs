@@ -63,11 +63,14 @@ impl Watcher {
         }
     }
 
-    /// Waits for the first snapshot, which must be the first update.
+    /// Waits for the first snapshot, which must be the first update, and for what must come with it: that the config
+    /// is to be read again. That is not counted.
     pub(crate) async fn first(&mut self) {
         let update = soon("the first update", self.updates.recv()).await.unwrap();
         assert!(matches!(update, Update::Snapshot { .. }), "{update:?}");
         self.take(update);
+        let update = soon("the second update", self.updates.recv()).await.unwrap();
+        assert!(matches!(update, Update::ConfigChanged), "{update:?}");
     }
 
     /// The keys that exist now.

@@ -115,8 +115,9 @@ impl Watcher<'_> {
             self.send(Update::Snapshot { leases, rejected }).await?;
         }
         let config = Config::Read(self.store.network_config().await?);
-        let before = std::mem::replace(&mut self.config, config);
-        if before != Config::Unknown && before != self.config {
+        // The first time as well: since the agent read it, it may have changed.
+        if config != self.config {
+            self.config = config;
             self.send(Update::ConfigChanged).await?;
         }
         Ok(())

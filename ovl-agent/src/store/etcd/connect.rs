@@ -23,6 +23,8 @@ use super::tls::Files;
 
 /// How long a server is given to turn us away.
 const PROBE: Duration = Duration::from_secs(1);
+/// How long it may take to get that far; a member that hangs says nothing at all.
+const PROBE_CONNECT: Duration = Duration::from_secs(3);
 
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
@@ -54,13 +56,17 @@ pub(super) fn channel(endpoint: &Endpoint, files: Option<Arc<Files>>) -> Channel
 /// the server said is lost. A server that wants TLS where we speak plainly just hangs up.
 pub(super) async fn probe(uri: Uri, files: &Files, has_tls: bool) -> Option<OpenError> {
     let host = host(&uri);
-    let stream = dial(HttpConnector::new(), uri).await.ok()?;
+    let connect = async {
+        let stream = dial(HttpConnector::new(), uri).await.ok()?;
+        Some(handshake(files, &host, stream).await)
+    };
+    let secured = timeout(PROBE_CONNECT, connect).await.ok()??;
     if has_tls {
-        let mut stream = handshake(files, &host, stream).await.ok()?;
+        let mut stream = secured.ok()?;
         let answer = timeout(PROBE, stream.read_u8()).await.ok()?;
         return answer.err().as_ref().and_then(tls_error).map(|error| explain(files, error, &host));
     }
-    match handshake(files, &host, stream).await {
+    match secured {
         Ok(_) | Err(OpenError::Untrusted(_)) => {
             Some(OpenError::Untrusted("speaks TLS; name it https:// in --etcd-endpoints".to_owned()))
         }

@@ -3,6 +3,7 @@
 //! One client per member, not one for all: the client library spreads its requests evenly, dead members included, and
 //! does not say which of them an error is about.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,6 +20,9 @@ use super::user::User;
 use crate::store::StoreError;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A listing's answer has megabytes in a large cluster, and the link may be slow. A member that is gone is noticed
+/// before, by its connection.
+const LISTING_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The members.
 pub(super) struct Endpoints {
@@ -34,9 +38,10 @@ impl Endpoints {
         let user =
             options.user().map_err(StoreError::Refused)?.map(|(name, password)| User::new(name, password));
         let files = Arc::new(Files::new(options).map_err(StoreError::Refused)?);
+        let scheme = default_scheme(options);
         let mut members = Vec::new();
         for url in options.endpoints.iter().map(|url| url.trim()).filter(|url| !url.is_empty()) {
-            members.push(Member::new(url, &files, user.as_ref()).await?);
+            members.push(Member::new(url, scheme, &files, user.as_ref()).await?);
         }
         if members.is_empty() {
             return Err(StoreError::Refused(
@@ -45,12 +50,22 @@ impl Endpoints {
         }
         if members.iter().any(Member::has_tls) {
             files.read().map_err(StoreError::Refused)?;
-        } else if !files.is_empty() {
+        }
+        let endpoints = Self { members, current: AtomicUsize::new(0) };
+        if let Some(plain) = endpoints.plain().filter(|_| !files.is_empty()) {
             warn!(
-                "no etcd endpoint is https://, so --etcd-cafile, --etcd-certfile and --etcd-keyfile are unused"
+                "no TLS with {plain}, whatever --etcd-cafile, --etcd-certfile and --etcd-keyfile say; name it \
+                 https:// in --etcd-endpoints"
             );
         }
-        Ok(Self { members, current: AtomicUsize::new(0) })
+        Ok(endpoints)
+    }
+
+    /// The members that are spoken to without TLS, for a person; `None` where there are none.
+    fn plain(&self) -> Option<String> {
+        let plain = self.members.iter().filter(|member| !member.has_tls());
+        let names: Vec<&str> = plain.map(|member| member.name.as_str()).collect();
+        Some(names.join(",")).filter(|names| !names.is_empty())
     }
 
     /// All of them, for a person.
@@ -67,14 +82,29 @@ impl Endpoints {
     where
         F: Future<Output = Result<T, Error>>,
     {
+        self.call_within(REQUEST_TIMEOUT, request).await
+    }
+
+    /// As [`Self::call`], for a request with a long answer.
+    pub(super) async fn call_for_listing<T, F>(&self, request: impl Fn(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        self.call_within(LISTING_TIMEOUT, request).await
+    }
+
+    async fn call_within<T, F>(&self, limit: Duration, request: impl Fn(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         let first = self.current.load(Ordering::Relaxed);
-        let (mut silent, mut is_hopeless) = (Vec::new(), true);
+        let mut failures = Vec::new();
         for index in (0..self.members.len()).map(|step| (first + step) % self.members.len()) {
             let member = &self.members[index];
             // Boxed, because everything that calls this would have it inside otherwise.
-            let answer = timeout(REQUEST_TIMEOUT, Box::pin(member.ask(&request)));
+            let answer = timeout(limit, Box::pin(member.ask(&request)));
             let answer = answer.await.unwrap_or_else(|_elapsed| {
-                let seconds = REQUEST_TIMEOUT.as_secs();
+                let seconds = limit.as_secs();
                 Err(Failure::Unreachable(format!("{}: no answer within {seconds} s", member.name)))
             });
             match answer {
@@ -82,16 +112,12 @@ impl Endpoints {
                     self.current.store(index, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(Failure::Unreachable(text)) => {
-                    is_hopeless = false;
-                    silent.push(text);
-                }
-                Err(Failure::Untrusted(text)) => silent.push(text),
-                Err(failure @ (Failure::Missing(_) | Failure::Denied(_))) => return Err(failure),
+                Err(failure @ Failure::Missing(_)) => return Err(failure),
+                // Not all that are named need be members of one cluster, or an etcd at all.
+                Err(failure) => failures.push(failure),
             }
         }
-        let text = silent.join("; ");
-        Err(if is_hopeless { Failure::Untrusted(text) } else { Failure::Unreachable(text) })
+        Err(Failure::of_all(failures))
     }
 
     /// The member that answered last, with what went wrong there; the next request goes to another.
@@ -115,9 +141,36 @@ fn refuse_credentials(endpoints: &[String]) -> Result<(), StoreError> {
     )))
 }
 
+/// How a member without a scheme is spoken to: as flannel does, which takes a CA alone for no wish for TLS.
+fn default_scheme(options: &EtcdOptions) -> &'static str {
+    let is_given = |path: &Option<PathBuf>| path.as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+    if is_given(&options.certfile) && is_given(&options.keyfile) { "https" } else { "http" }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_scheme_is_said_or_follows_from_the_certificate() {
+        let endpoints = ["a:1", "http://b:1"].map(str::to_owned).to_vec();
+        let none = EtcdOptions { endpoints, ..EtcdOptions::default() };
+        let ca = EtcdOptions { cafile: Some("/ca".into()), ..none.clone() };
+        let pair = |text: &str| EtcdOptions {
+            certfile: Some(text.into()),
+            keyfile: Some(text.into()),
+            ..ca.clone()
+        };
+        for (options, scheme) in [(&none, "http"), (&ca, "http"), (&pair(""), "http"), (&pair("/x"), "https")]
+        {
+            assert_eq!(default_scheme(options), scheme, "{options:?}");
+        }
+        // The file need not even be there.
+        let endpoints = Endpoints::new(&ca).await.expect("good");
+        assert_eq!(endpoints.plain().as_deref(), Some("a:1,http://b:1"));
+        let secured = EtcdOptions { endpoints: vec!["https://c:1".to_owned()], ..none };
+        assert_eq!(Endpoints::new(&secured).await.ok().and_then(|endpoints| endpoints.plain()), None);
+    }
 
     #[tokio::test]
     async fn endpoints_that_make_no_sense_are_named() {

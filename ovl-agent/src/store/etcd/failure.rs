@@ -16,24 +16,35 @@ pub(super) mod code {
     pub(crate) const UNAUTHENTICATED: i32 = 16;
 }
 
+/// What etcd's own messages begin with.
+const ETCDS: &str = "etcdserver: ";
+
 /// Why a request failed.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// No member answered; what was asked may still have been done.
     Unreachable(String),
-    /// This member and we don't get along with each other's certificates. Another one may do.
+    /// This member and we don't get along: one's certificate is not to the other's liking, or what answers is no etcd.
+    /// Another one may do.
     Untrusted(String),
     /// What was asked for is not there: an etcd lease that has ended.
     Missing(String),
-    /// We may not.
+    /// etcd says that we may not.
     Denied(String),
+    /// etcd does not know our user, or by another password.
+    WrongLogin(String),
 }
 
+/// A certificate, a role or a proxy can be mended without us, so that is waited for, as flannel does. As there, a user
+/// whom etcd turns away is an error at once.
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Unreachable(text) | Failure::Missing(text) => Self::Unavailable(text),
-            Failure::Untrusted(text) | Failure::Denied(text) => Self::Refused(text),
+            Failure::Unreachable(text)
+            | Failure::Missing(text)
+            | Failure::Untrusted(text)
+            | Failure::Denied(text) => Self::Unavailable(text),
+            Failure::WrongLogin(text) => Self::Refused(text),
         }
     }
 }
@@ -42,10 +53,28 @@ impl Failure {
     /// One sentence.
     pub(super) fn into_text(self) -> String {
         match self {
-            Self::Unreachable(text) | Self::Untrusted(text) | Self::Missing(text) | Self::Denied(text) => {
-                text
-            }
+            Self::Unreachable(text)
+            | Self::Untrusted(text)
+            | Self::Missing(text)
+            | Self::Denied(text)
+            | Self::WrongLogin(text) => text,
         }
+    }
+
+    /// What it comes to when each member fails. A word of etcd counts more than silence; but of two that keep silent and
+    /// don't suit us, the silent one may be the right one.
+    pub(super) fn of_all(failures: Vec<Self>) -> Self {
+        let has = |kind: fn(&Self) -> bool| failures.iter().any(kind);
+        let kind = if has(|failure| matches!(failure, Self::WrongLogin(_))) {
+            Self::WrongLogin
+        } else if has(|failure| matches!(failure, Self::Denied(_))) {
+            Self::Denied
+        } else if failures.iter().all(|failure| matches!(failure, Self::Untrusted(_))) {
+            Self::Untrusted
+        } else {
+            Self::Unreachable
+        };
+        kind(failures.into_iter().map(Self::into_text).collect::<Vec<_>>().join("; "))
     }
 
     /// Reads an error of the member called `name`, which knows us as `user`.
@@ -55,25 +84,35 @@ impl Failure {
         if let Some(OpenError::Untrusted(_)) = open_error(status) {
             return Self::Untrusted(text);
         }
+        let is_etcds = status.message().starts_with(ETCDS);
         match i32::from(status.code()) {
-            code::NOT_FOUND => Self::Missing(text),
-            code::INVALID_ARGUMENT
-            | code::PERMISSION_DENIED
-            | code::UNIMPLEMENTED
-            | code::UNAUTHENTICATED => Self::Denied(format!("{text}{}", advice(status.message(), user))),
+            code::INVALID_ARGUMENT if status.message().contains("authentication failed") => {
+                let who = who(user);
+                Self::WrongLogin(format!("{text}; check --etcd-username ({who}) and --etcd-password"))
+            }
+            code::NOT_FOUND if is_etcds => Self::Missing(text),
+            code::INVALID_ARGUMENT | code::PERMISSION_DENIED | code::UNAUTHENTICATED if is_etcds => {
+                Self::Denied(format!("{text}{}", advice(status.message(), user)))
+            }
+            // What the client makes of HTTP's 401, 403 and 404, too.
+            code::PERMISSION_DENIED | code::UNAUTHENTICATED | code::UNIMPLEMENTED => {
+                Self::Untrusted(format!("{text}; it is no etcd, or a proxy that does not let us through"))
+            }
             _ => Self::Unreachable(text),
         }
     }
 }
 
+fn who(user: Option<&str>) -> String {
+    user.map_or_else(|| "this agent".to_owned(), |user| format!("user '{user}'"))
+}
+
 /// What to try where etcd says no.
 fn advice(message: &str, user: Option<&str>) -> String {
-    let who = user.map_or_else(|| "this agent".to_owned(), |user| format!("user '{user}'"));
     if message.contains("user name is empty") {
         "; etcd wants a user: give --etcd-username and --etcd-password".to_owned()
-    } else if message.contains("authentication failed") {
-        format!("; check --etcd-username ({who}) and --etcd-password")
     } else if message.contains("permission denied") {
+        let who = who(user);
         format!("; give {who} a role that may read and write all keys below --etcd-prefix")
     } else {
         String::new()

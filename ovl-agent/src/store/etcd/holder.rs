@@ -23,6 +23,17 @@ pub(super) struct Holder {
     claim: u64,
 }
 
+/// Whether a process lives, as far as another one can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It has ended.
+    Dead,
+    /// It lives.
+    Alive,
+    /// It may be on another machine or in another container.
+    Unknown,
+}
+
 impl Holder {
     /// This process, as the user of one more store.
     pub(super) fn this_process() -> Self {
@@ -37,16 +48,21 @@ impl Holder {
         }
     }
 
-    /// Whether `me` can tell that this process has ended.
-    pub(super) fn is_dead(&self, me: &Self) -> bool {
-        let is_our_machine = !self.machine_id.is_empty() && self.machine_id == me.machine_id;
-        if !is_our_machine || self.boot_id.is_empty() || me.boot_id.is_empty() {
-            return false;
+    /// What `me` can tell of this process. A boot's id is that of one machine.
+    pub(super) fn life(&self, me: &Self) -> Life {
+        if self.boot_id.is_empty() || self.boot_id != me.boot_id {
+            let is_our_machine = !self.machine_id.is_empty() && self.machine_id == me.machine_id;
+            let has_rebooted = is_our_machine && !self.boot_id.is_empty() && !me.boot_id.is_empty();
+            return if has_rebooted { Life::Dead } else { Life::Unknown };
         }
-        if self.boot_id != me.boot_id {
-            return true;
+        if self.pid_ns != me.pid_ns {
+            return Life::Unknown;
         }
-        self.pid_ns == me.pid_ns && start_time(self.pid).is_ok_and(|found| found != Some(self.start_time))
+        match start_time(self.pid) {
+            Ok(found) if found == Some(self.start_time) => Life::Alive,
+            Ok(_) => Life::Dead,
+            Err(_) => Life::Unknown,
+        }
     }
 }
 
@@ -88,25 +104,32 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_surely_dead_is_dead() {
+    fn what_cannot_be_told_is_unknown() {
         let me = Holder { machine_id: "m".to_owned(), boot_id: "b".to_owned(), ..Holder::this_process() };
+        let number_used_again = Holder { start_time: me.start_time + 1, ..me.clone() };
+        let no_such_process = Holder { pid: u32::MAX, ..me.clone() };
+        let before_the_reboot = Holder { boot_id: "a".to_owned(), ..me.clone() };
+        let other_pid_namespace = Holder { pid: u32::MAX, pid_ns: 1, ..me.clone() };
+        let other_machine = Holder { machine_id: "n".to_owned(), ..before_the_reboot.clone() };
         let table = [
-            ("alive", me.clone(), false),
-            ("number used again", Holder { start_time: me.start_time + 1, ..me.clone() }, true),
-            ("no such process", Holder { pid: u32::MAX, ..me.clone() }, true),
-            ("before the reboot", Holder { boot_id: "a".to_owned(), ..me.clone() }, true),
-            ("other PID namespace", Holder { pid: u32::MAX, pid_ns: 1, ..me.clone() }, false),
-            (
-                "other machine",
-                Holder { machine_id: "n".to_owned(), boot_id: "a".to_owned(), ..me.clone() },
-                false,
-            ),
+            ("alive", me.clone(), Life::Alive),
+            ("number used again", number_used_again, Life::Dead),
+            ("no such process", no_such_process, Life::Dead),
+            ("before the reboot", before_the_reboot, Life::Dead),
+            ("other PID namespace", other_pid_namespace, Life::Unknown),
+            ("other machine", other_machine, Life::Unknown),
         ];
-        for (name, holder, is_dead) in table {
-            assert_eq!(holder.is_dead(&me), is_dead, "{name}");
+        for (name, holder, life) in table {
+            assert_eq!(holder.life(&me), life, "{name}");
         }
         let nameless = Holder { machine_id: String::new(), ..me.clone() };
         let other_boot = Holder { boot_id: "a".to_owned(), ..nameless.clone() };
-        assert!(!other_boot.is_dead(&nameless), "two machines without an id are not one");
+        assert_eq!(other_boot.life(&nameless), Life::Unknown, "two machines without an id are not one");
+        let ended = Holder { pid: u32::MAX, ..nameless.clone() };
+        assert_eq!(
+            ended.life(&nameless),
+            Life::Dead,
+            "a container without an id, on the machine of that boot"
+        );
     }
 }

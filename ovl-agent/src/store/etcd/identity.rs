@@ -6,18 +6,21 @@ use std::time::Duration;
 
 use etcd_client::{Compare, PutOptions, TxnOp};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::endpoints::Endpoints;
 use super::failure::Failure;
-use super::holder::Holder;
+use super::holder::{Holder, Life};
 use super::{has_revision, is_absent, term, transact};
 use crate::store::StoreError;
 
 /// How long a claim outlives its process.
 const TTL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// A claim that is older than this without ending is kept alive: etcd may take a moment to end one that is not.
+const PATIENCE: Duration = Duration::from_secs(35);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 /// Losing a race is somebody else's winning it, who then is found.
 const TRIES: usize = 5;
@@ -40,8 +43,16 @@ struct Claim {
 enum Outcome {
     /// It is ours for this term.
     Ours(i64),
-    /// It is somebody else's, with the revision to replace it by.
-    Theirs(Option<Holder>, i64),
+    /// It is somebody else's.
+    Theirs(Found),
+}
+
+/// Who has a claim.
+struct Found {
+    /// `None` where that cannot be read.
+    holder: Option<Holder>,
+    /// To replace it by; 0 where there is none.
+    revision: i64,
 }
 
 /// Claims `key` for `me`. `None` where etcd does not let us write it: the lease works without the guard.
@@ -61,9 +72,7 @@ pub(super) async fn claim(
             );
             return Ok(None);
         }
-        Err(failure @ (Failure::Unreachable(_) | Failure::Untrusted(_) | Failure::Missing(_))) => {
-            return Err(failure.into());
-        }
+        Err(failure) => return Err(failure.into()),
     };
     let (told, known) = tokio::sync::watch::channel(term);
     let task = tokio::spawn(claim.clone().keep(told));
@@ -90,20 +99,22 @@ impl Drop for Identity {
 }
 
 impl Claim {
-    /// Claims the key; from a dead process, too.
+    /// Claims the key; from a dead process, too. From one that may live, once it has let its claim expire.
     async fn insist(&self, public_ip: IpAddr) -> Result<Result<i64, StoreError>, Failure> {
         let mut unchanged = is_absent(&self.key);
         for _ in 0..TRIES {
-            let (holder, revision) = match self.attempt(unchanged).await? {
+            let Found { holder, revision } = match self.attempt(unchanged).await? {
                 Outcome::Ours(term) => return Ok(Ok(term)),
-                Outcome::Theirs(holder, revision) => (holder, revision),
+                Outcome::Theirs(found) => found,
             };
-            let is_free =
-                holder.as_ref().is_some_and(|holder| *holder == self.me || holder.is_dead(&self.me));
-            if revision != 0 && !is_free {
-                return Ok(Err(self.refused(public_ip, holder.as_ref())));
-            }
-            unchanged = if revision == 0 { is_absent(&self.key) } else { has_revision(&self.key, revision) };
+            unchanged = match holder.as_ref().map_or(Life::Unknown, |holder| self.life(holder)) {
+                _ if revision == 0 => is_absent(&self.key),
+                Life::Dead => has_revision(&self.key, revision),
+                Life::Unknown if self.expires(revision, public_ip, holder.as_ref()).await? => {
+                    is_absent(&self.key)
+                }
+                Life::Alive | Life::Unknown => return Ok(Err(self.refused(public_ip, holder.as_ref()))),
+            };
         }
         Ok(Err(StoreError::Conflict(self.key.clone())))
     }
@@ -112,22 +123,51 @@ impl Claim {
     /// nobody keeps alive.
     async fn reclaim(&self) -> Result<Outcome, Failure> {
         match self.attempt(is_absent(&self.key)).await? {
-            Outcome::Theirs(Some(holder), revision) if holder == self.me => {
-                self.attempt(has_revision(&self.key, revision)).await
+            Outcome::Theirs(found) if found.holder.as_ref() == Some(&self.me) => {
+                self.attempt(has_revision(&self.key, found.revision)).await
             }
             outcome @ (Outcome::Ours(_) | Outcome::Theirs(..)) => Ok(outcome),
         }
     }
 
-    fn refused(&self, public_ip: IpAddr, holder: Option<&Holder>) -> StoreError {
-        let who = holder.map_or_else(
+    /// An earlier claim of ours is as good as a dead one's.
+    fn life(&self, holder: &Holder) -> Life {
+        if *holder == self.me { Life::Dead } else { holder.life(&self.me) }
+    }
+
+    /// Waits for a claim to end that perhaps nobody keeps alive any more, and returns whether it has.
+    async fn expires(
+        &self,
+        revision: i64,
+        public_ip: IpAddr,
+        holder: Option<&Holder>,
+    ) -> Result<bool, Failure> {
+        warn!(
+            "public IP {public_ip} is held by {}, who may be dead: waiting up to {} s",
+            self.name_of(holder),
+            PATIENCE.as_secs()
+        );
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            sleep(LOOK_AGAIN).await;
+            if self.find().await?.revision != revision {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn name_of(&self, holder: Option<&Holder>) -> String {
+        holder.map_or_else(
             || format!("whoever wrote {}", self.key),
             |holder| format!("the ovl-agent with pid {} on host {}", holder.pid, holder.host.escape_debug()),
-        );
+        )
+    }
+
+    fn refused(&self, public_ip: IpAddr, holder: Option<&Holder>) -> StoreError {
         StoreError::Refused(format!(
-            "public IP {public_ip} is already used by {who}; stop that one, or give this node its own with \
-             --public-ip (if that node is gone this entry ends within {} s)",
-            TTL.as_secs()
+            "public IP {public_ip} is already used by {}; stop that one, or give this node its own with --public-ip",
+            self.name_of(holder)
         ))
     }
 
@@ -141,6 +181,11 @@ impl Claim {
         }
         term::discard(&self.endpoints, term, TTL).await;
         written?;
+        Ok(Outcome::Theirs(self.find().await?))
+    }
+
+    /// Who has the key now.
+    async fn find(&self) -> Result<Found, Failure> {
         let answer = self
             .endpoints
             .call(|client| {
@@ -148,8 +193,11 @@ impl Claim {
                 async move { client.kv_client().get(key, None).await }
             })
             .await?;
-        let Some(pair) = answer.kvs().first() else { return Ok(Outcome::Theirs(None, 0)) };
-        Ok(Outcome::Theirs(serde_json::from_slice(pair.value()).ok(), pair.mod_revision()))
+        let found = answer.kvs().first();
+        Ok(Found {
+            holder: found.and_then(|pair| serde_json::from_slice(pair.value()).ok()),
+            revision: found.map_or(0, etcd_client::KeyValue::mod_revision),
+        })
     }
 
     /// Keeps the claim alive, and claims anew after an outage that it did not outlast.
@@ -174,7 +222,7 @@ impl Claim {
                     term.send_replace(new);
                     is_told = false;
                 }
-                Ok(Outcome::Theirs(holder, _)) if !is_told => {
+                Ok(Outcome::Theirs(Found { holder, .. })) if !is_told => {
                     let who = holder.map_or_else(String::new, |holder| {
                         format!(" (pid {} on host {})", holder.pid, holder.host.escape_debug())
                     });

@@ -22,7 +22,7 @@ pub(super) struct Listing {
 /// Lists all leases.
 pub(super) async fn list(endpoints: &Endpoints, keys: &Keys) -> Result<Listing, Failure> {
     let mut answer = endpoints
-        .call(|client| {
+        .call_for_listing(|client| {
             let options = GetOptions::new().with_prefix();
             let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
             let subnets = keys.subnets();

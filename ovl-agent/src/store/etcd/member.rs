@@ -31,14 +31,15 @@ pub(super) struct Member {
 
 impl Member {
     /// Prepares a connection; makes none yet. `endpoint` is shown wherever there is something to say of it, so it must
-    /// hold no password.
+    /// hold no password. `default_scheme` is for an endpoint without one.
     pub(super) async fn new(
         endpoint: &str,
+        default_scheme: &str,
         files: &Arc<Files>,
         user: Option<&User>,
     ) -> Result<Self, StoreError> {
         let refused = |what: &str| StoreError::Refused(format!("etcd endpoint '{endpoint}' {what}"));
-        let url = with_scheme(endpoint, files);
+        let url = with_scheme(endpoint, default_scheme);
         let no_url = "is no URL such as http://127.0.0.1:2379";
         if !is_url(&url) {
             return Err(refused(no_url));
@@ -103,13 +104,8 @@ impl Member {
     }
 }
 
-/// A member without a scheme is taken as flannel's client takes it: with TLS where that was configured.
-fn with_scheme(endpoint: &str, files: &Files) -> String {
-    match (endpoint.contains("://"), files.is_empty()) {
-        (true, _) => endpoint.to_owned(),
-        (false, true) => format!("http://{endpoint}"),
-        (false, false) => format!("https://{endpoint}"),
-    }
+fn with_scheme(endpoint: &str, default: &str) -> String {
+    if endpoint.contains("://") { endpoint.to_owned() } else { format!("{default}://{endpoint}") }
 }
 
 /// The client library notices a port out of range only when it connects, which is tried for ever.
@@ -121,25 +117,4 @@ fn is_url(url: &str) -> bool {
         _ => true,
     };
     !host_port.is_empty() && has_good_port
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::etcd::EtcdOptions;
-
-    #[test]
-    fn the_scheme_is_said_or_follows_from_the_files() {
-        let without = Files::new(&EtcdOptions::default()).expect("nothing");
-        let with = EtcdOptions { cafile: Some("/ca".into()), ..EtcdOptions::default() };
-        let with = Files::new(&with).expect("a CA alone will do");
-        for (endpoint, plain, secure) in [
-            ("127.0.0.1:2379", "http://127.0.0.1:2379", "https://127.0.0.1:2379"),
-            ("http://a:1", "http://a:1", "http://a:1"),
-            ("https://a:1", "https://a:1", "https://a:1"),
-        ] {
-            assert_eq!(with_scheme(endpoint, &without), plain);
-            assert_eq!(with_scheme(endpoint, &with), secure);
-        }
-    }
 }

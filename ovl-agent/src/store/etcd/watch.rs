@@ -43,7 +43,8 @@ struct Gone {
 
 impl From<Failure> for End {
     fn from(failure: Failure) -> Self {
-        let is_refusal = matches!(failure, Failure::Untrusted(_) | Failure::Denied(_));
+        let is_refusal =
+            matches!(failure, Failure::Untrusted(_) | Failure::Denied(_) | Failure::WrongLogin(_));
         Self::Gone(Gone { reason: failure.into_text(), is_refusal })
     }
 }
@@ -131,7 +132,8 @@ impl Watcher<'_> {
         let leases = listing.leases.into_iter().map(|listed| listed.lease).collect();
         self.send(Update::Snapshot { leases, rejected: listing.rejected }).await?;
         self.has_snapshot = true;
-        if self.config_revision.replace(config).is_some_and(|before| before != config) {
+        // The first time as well: since the agent read it, it may have changed.
+        if self.config_revision.replace(config) != Some(config) {
             self.send(Update::ConfigChanged).await?;
         }
         Ok(listing.revision)
