@@ -147,6 +147,23 @@ fn a_lease_that_is_lost_is_taken_again_and_said_so() {
 }
 
 #[test]
+fn an_agent_outlives_one_that_may_have_died_in_another_container() {
+    let topology = Topology::builder("outlive").nodes(1).switch().build().unwrap();
+    let etcd = etcd(&topology, r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    let granted = etcd.etcdctl().words("lease grant 4").run().unwrap();
+    let term = granted.split_whitespace().nth(1).unwrap();
+    let claim = format!("{PREFIX}/ovl/agents/192.0.2.11");
+    let holder =
+        r#"{"host":"container","machine_id":"","boot_id":"x","pid":1,"pid_ns":1,"start_time":1,"claim":1}"#;
+    etcd.etcdctl().args(["put", "--lease", term, &claim, holder]).run().unwrap();
+    let mut agents = start_agents(&topology, &etcd, KERNEL);
+    let said = "192.0.2.11 is held by the ovl-agent with pid 1 on host container, who may be dead: waiting";
+    Overlay::wait_for_log(&agents[0], said).unwrap();
+    agents[0].wait_ready().unwrap();
+    assert_eq!(agents[0].log().matches("who may be dead").count(), 1, "{}", agents[0].log_tail());
+}
+
+#[test]
 fn a_password_opens_etcd_and_is_in_no_log() {
     const SECRET: &str = "open-sesame";
     let topology = Topology::builder("password").nodes(1).switch().build().unwrap();
