@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use super::go::integer;
-use super::value::{FastPath, Maybe, Mode, Secret, StoreArg, unless_empty};
+use super::value::{FastPath, Maybe, Mode, Secret, StoreArg, listen_ip, listen_port, unless_empty};
 use crate::bpf::TcAttach;
 use crate::store::etcd::EtcdOptions;
 
@@ -147,17 +147,11 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Firewall")]
     pub ip_blackhole_route: bool,
 
-    /// Address to answer health checks on.
-    #[arg(long, value_name = "IP", default_value = "0.0.0.0", help_heading = "Health")]
+    /// Address to answer health checks on; empty is all of IPv4 and IPv6.
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0", value_parser = listen_ip, help_heading = "Health")]
     pub healthz_ip: IpAddr,
-    /// Port to answer health checks on; 0 is none.
-    #[arg(
-        long,
-        value_name = "PORT",
-        default_value = "0",
-        value_parser = |text: &str| integer::<u16>(text, 0..=i64::from(u16::MAX)),
-        help_heading = "Health"
-    )]
+    /// Port to answer health checks on; 0, or less, is none.
+    #[arg(long, value_name = "PORT", default_value = "0", value_parser = listen_port, help_heading = "Health")]
     pub healthz_port: u16,
 
     /// How much to log: 0 what happens, 1 to 3 every row that is written, 4 and more everything. RUST_LOG, where it

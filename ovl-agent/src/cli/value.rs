@@ -1,10 +1,13 @@
 //! What flags can be set to.
 
 use std::fmt;
+use std::net::{AddrParseError, IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+
+use super::go::integer;
 
 /// A flag that may be left empty, which is the same as not giving it: unit files have `--public-ip=${PUBLIC_IP}`.
 /// Under its own name, `Option` means something else to clap.
@@ -13,6 +16,18 @@ pub(super) type Maybe<T> = Option<T>;
 /// Parses what is not empty.
 pub(super) fn unless_empty<T: FromStr>(text: &str) -> Result<Maybe<T>, T::Err> {
     if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
+}
+
+/// An address to listen on. Nothing means all of them to Go, as `::` does to the kernel.
+pub(super) fn listen_ip(text: &str) -> Result<IpAddr, AddrParseError> {
+    if text.is_empty() { Ok(Ipv6Addr::UNSPECIFIED.into()) } else { text.parse() }
+}
+
+/// A port to listen on. flanneld listens where it is above 0.
+pub(super) fn listen_port(text: &str) -> Result<u16, String> {
+    let port = integer::<i64>(text, i64::MIN..=i64::from(u16::MAX));
+    let port = port.map_err(|_error| "expected a port, or 0 for none".to_owned())?;
+    Ok(u16::try_from(port).unwrap_or(0))
 }
 
 /// Who moves the packets.

@@ -42,6 +42,14 @@ async fn ask(server: &HttpServer, method: &str, path: &str) -> (u16, String) {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn all_addresses_are_those_of_ipv4_too() {
+    let (probes, _loop_end) = probes();
+    let server =
+        HttpServer::on((Ipv6Addr::UNSPECIFIED, 0).into(), probes, LIMITS).await.expect("a free port");
+    TcpStream::connect((Ipv4Addr::LOCALHOST, server.address().port())).await.expect("it listens");
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn every_path_and_method_has_its_answer() {
     let (server, loop_end) = start(LIMITS).await;
     let table = [

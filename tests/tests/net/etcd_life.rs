@@ -7,6 +7,7 @@ use ovl_tests::agent::{Agent, AgentOptions, Store};
 use ovl_tests::artifacts;
 use ovl_tests::background::Lifetime;
 use ovl_tests::etcd::Etcd;
+use ovl_tests::links;
 use ovl_tests::topology::Topology;
 use ovl_tests::traffic::{self, PingInBackground, StreamInBackground};
 use ovl_tests::wait::wait_for;
@@ -137,13 +138,31 @@ fn a_lease_that_is_lost_is_taken_again_and_said_so() {
     // As flannel takes a subnet that is another's: with a lease of its own and without a look.
     let granted = etcd.etcdctl().words("lease grant 86400").run().unwrap();
     let term = granted.split_whitespace().nth(1).unwrap();
-    let theirs = value.replace("192.0.2.11", "192.0.2.99");
+    let mac = links::mac(topology.node(0).unwrap().netns(), "flannel.1").unwrap();
+    let theirs = value.replace("192.0.2.11", "192.0.2.99").replace(&mac, "02:00:00:00:00:99");
     etcd.etcdctl().args(["put", "--lease", term, &key, &theirs]).run().unwrap();
     Overlay::wait_for_log(&agents[0], "taken over by 192.0.2.99").unwrap();
     wait_for("another subnet", SOON, || Ok(key_of(&agents[0]) != key)).unwrap();
     assert_eq!(etcd.get(&key).unwrap(), Some(theirs), "the taker keeps it");
     agents[1].wait_for_peers(2).unwrap();
     assert_eq!(terms(&etcd), (3, 2));
+}
+
+#[test]
+fn an_agent_outlives_one_that_may_have_died_in_another_container() {
+    let topology = Topology::builder("outlive").nodes(1).switch().build().unwrap();
+    let etcd = etcd(&topology, r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    let granted = etcd.etcdctl().words("lease grant 4").run().unwrap();
+    let term = granted.split_whitespace().nth(1).unwrap();
+    let claim = format!("{PREFIX}/ovl/agents/192.0.2.11");
+    let holder =
+        r#"{"host":"container","machine_id":"","boot_id":"x","pid":1,"pid_ns":1,"start_time":1,"claim":1}"#;
+    etcd.etcdctl().args(["put", "--lease", term, &claim, holder]).run().unwrap();
+    let mut agents = start_agents(&topology, &etcd, KERNEL);
+    let said = "192.0.2.11 is held by the ovl-agent with pid 1 on host container, who may be dead: waiting";
+    Overlay::wait_for_log(&agents[0], said).unwrap();
+    agents[0].wait_ready().unwrap();
+    assert_eq!(agents[0].log().matches("who may be dead").count(), 1, "{}", agents[0].log_tail());
 }
 
 #[test]

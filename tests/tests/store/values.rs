@@ -17,10 +17,11 @@ pub(crate) fn attrs(public_ip: Ipv4Addr) -> LeaseAttrs {
     serde_json::from_str(&value(public_ip)).unwrap()
 }
 
-/// As flannel writes it.
+/// As flannel writes it. Each node has a MAC of its own.
 pub(crate) fn value(public_ip: Ipv4Addr) -> String {
+    let [.., last] = public_ip.octets();
     format!(
-        r#"{{"PublicIP":"{public_ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"d2:41:0a:9c:55:e1"}}}}"#
+        r#"{{"PublicIP":"{public_ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"d2:41:0a:9c:55:{last:02x}"}}}}"#
     )
 }
 

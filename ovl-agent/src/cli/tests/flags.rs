@@ -166,6 +166,7 @@ fn a_bad_value_is_refused_and_its_flag_or_variable_named() {
             let variable = environment::variable_name(flag);
             let line = refusal(&[], &[(&variable, bad)]);
             assert!(line.contains(&format!("environment variable {variable}: ")), "{variable}={bad}: {line}");
+            assert!(line.contains(&format!("'{bad}'")), "{variable}={bad}: {line}");
         }
     }
 }

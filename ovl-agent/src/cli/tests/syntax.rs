@@ -40,7 +40,25 @@ fn an_empty_value_is_none() {
     let args = run(&["--public-ip=192.0.2.1", "--public-ip=", "--etcd-cafile", "", "--store="]);
     assert_eq!((args.public_ip, args.etcd_cafile, args.store), (None, None, None));
     assert_eq!(run(&["--iface="]).iface, [""], "which flanneld takes for the default route's");
+    assert_eq!(
+        run(&["--healthz-ip="]).healthz_ip,
+        std::net::Ipv6Addr::UNSPECIFIED,
+        "all addresses to flanneld"
+    );
     assert_eq!(run(&["--etcd-endpoints=http://a:1,"]).etcd_endpoints, ["http://a:1"]);
+}
+
+#[test]
+fn a_port_of_nothing_or_less_is_none() {
+    for port in ["0", "-1", "-0x10"] {
+        for words in
+            [vec![format!("--healthz-port={port}")], vec!["-healthz-port".to_owned(), port.to_owned()]]
+        {
+            let words: Vec<_> = words.iter().map(String::as_str).collect();
+            assert_eq!(run(&words).healthz_port, 0, "{words:?}");
+        }
+        assert_eq!(run_with(&[], &[("FLANNELD_HEALTHZ_PORT", port)]).healthz_port, 0, "{port}");
+    }
 }
 
 #[test]

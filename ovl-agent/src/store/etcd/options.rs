@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 /// flannel's `--etcd-…` flags. An empty value is as good as none.
 #[derive(Clone, Default)]
 pub struct EtcdOptions {
-    /// URLs of the members. `https://` asks for TLS, member by member; a member without a scheme gets TLS where any
-    /// of the three files is given.
+    /// URLs of the members. `https://` asks for TLS, member by member; a member without a scheme gets TLS where
+    /// certificate and key are given, as with flannel.
     pub endpoints: Vec<String>,
     /// What the network's keys begin with.
     pub prefix: String,
