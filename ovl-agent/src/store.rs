@@ -99,7 +99,7 @@ pub struct Rejected {
 
 /// A place where leases live.
 ///
-/// The primitives compare before they write, so that no agent takes what another holds; [`acquire`] builds flannel's
+/// The primitives compare before they write, so that no agent takes what another holds; [`acquire()`] builds flannel's
 /// algorithm on them.
 #[expect(async_fn_in_trait, reason = "used with static dispatch in one task; no Send bound is needed")]
 pub trait Store {
@@ -129,7 +129,7 @@ pub trait Store {
 
     /// Extends our lease by a full term; [`StoreError::Conflict`] where it is no longer ours. Our own value, written
     /// again by somebody as one makes or ends a reservation, is still ours in etcd, and becomes what was made of it. A
-    /// directory knows no reservations: there it is a conflict, and [`acquire`] finds the lease again.
+    /// directory knows no reservations: there it is a conflict, and [`acquire()`] finds the lease again.
     async fn renew(&self, held: &Held) -> Result<Held, StoreError>;
 
     /// Removes a listed lease; [`StoreError::Conflict`] where it has changed since it was listed.
