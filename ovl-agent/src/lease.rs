@@ -36,6 +36,13 @@ impl LeaseKey {
         &self.0
     }
 
+    /// Whether the two have addresses in common, in either family.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.0.iter().any(|(family, net)| {
+            other.subnet(family).is_some_and(|theirs| net.contains(&theirs) || theirs.contains(net))
+        })
+    }
+
     /// The subnet of one family.
     pub fn subnet(&self, family: Family) -> Option<IpNet> {
         self.0.get(family).copied()
@@ -197,6 +204,26 @@ mod tests {
         for text in ["10.77.18.0-25", "10.77.18.0-25&fd77:0:0:5::-64", "10.0.0.0-8", "fd77:0:0:5::-64"] {
             let key: LeaseKey = text.parse().expect(text);
             assert_eq!(key.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn leases_overlap_in_either_family() {
+        let dual = "10.1.4.0-24&fd00:0:0:1::-64";
+        let table = [
+            ("10.1.4.0-24", true),
+            ("10.1.4.128-25&fd00:0:0:2::-64", true),
+            ("10.1.0.0-16", true),
+            ("10.1.5.0-24&fd00:0:0:1::-64", true),
+            ("fd00::-48", true),
+            ("10.1.5.0-24&fd00:0:0:2::-64", false),
+            ("10.1.5.0-24", false),
+            ("fd00:0:0:2::-64", false),
+        ];
+        let dual: LeaseKey = dual.parse().expect(dual);
+        for (text, overlaps) in table {
+            let other: LeaseKey = text.parse().expect(text);
+            assert_eq!((dual.overlaps(&other), other.overlaps(&dual)), (overlaps, overlaps), "{text}");
         }
     }
 

@@ -120,7 +120,8 @@ pub trait Store {
     /// All leases that can be read; those that cannot be are in the second list.
     async fn list(&self) -> Result<(Vec<Listed>, Vec<Rejected>), StoreError>;
 
-    /// Creates a lease; [`StoreError::Conflict`] where the key exists.
+    /// Creates a lease; [`StoreError::Conflict`] where one exists that has addresses in common with it, in either family:
+    /// the key alone does not say so, since two nodes may choose one IPv4 subnet and two of IPv6.
     async fn create(&self, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError>;
 
     /// Writes our attributes over a listed lease and starts a new term (a reservation stays one);

@@ -155,9 +155,12 @@ impl Store for DirStore {
     async fn create(&self, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
         let _lock = self.lock().await?;
         // An expired lease is nobody's; one that cannot be read may be somebody's.
-        let Ok(None) = read::lease(&self.file_of(key), &key.to_string()) else {
+        let (leases, rejected) = read::all(&self.subnets())?;
+        let keys = leases.iter().map(|listed| listed.lease.key);
+        let mut keys = keys.chain(rejected.iter().filter_map(|item| item.key));
+        if keys.any(|other| other.overlaps(&key)) {
             return Err(self.conflict(key));
-        };
+        }
         self.write(key, attrs)
     }
 

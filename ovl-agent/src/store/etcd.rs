@@ -38,6 +38,9 @@ pub(crate) use self::options::without_credentials;
 /// A large cluster's leases come in one answer, which outgrows gRPC's 4 MiB at some ten thousand nodes.
 const MAX_ANSWER: usize = 64 << 20;
 
+/// How often a lease is tried again that nobody else has, while others create theirs.
+const CREATE_TRIES: u32 = 1000;
+
 /// The store.
 pub struct EtcdStore {
     endpoints: Arc<Endpoints>,
@@ -94,6 +97,22 @@ impl EtcdStore {
         // Not plain revocations: where only the answer was lost, our lease hangs on one of them.
         self.terms.add(term, written.is_err(), &self.endpoints, LEASE_TTL).await;
         written
+    }
+
+    /// Creates a lease in `term`, where nobody has created one that overlaps it, not even since we looked.
+    async fn create_in(&self, term: i64, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
+        for _ in 0..CREATE_TRIES {
+            let (others, revision) = list::list_keys(&self.endpoints, &self.keys).await?;
+            if others.iter().any(|other| other.overlaps(&key)) {
+                break;
+            }
+            match self.write(key, attrs, term, nothing_created_since(&self.keys.subnets(), revision)).await {
+                // Some lease was created meanwhile; most likely another.
+                Err(StoreError::Conflict(_)) => {}
+                other => return other,
+            }
+        }
+        Err(StoreError::Conflict(self.keys.lease(key)))
     }
 
     /// A listed reservation as it stands, where it says `attrs` already: what an operator wrote is not written again
@@ -153,7 +172,11 @@ impl Store for EtcdStore {
     }
 
     async fn create(&self, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
-        self.write_in_new_term(key, attrs, is_absent(&self.keys.lease(key))).await
+        let term = term::grant(&self.endpoints, LEASE_TTL).await?;
+        let created = self.create_in(term, key, attrs).await;
+        // As in `write_in_new_term`.
+        self.terms.add(term, created.is_err(), &self.endpoints, LEASE_TTL).await;
+        created
     }
 
     async fn take_over(&self, listed: &Listed, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
@@ -215,6 +238,16 @@ fn full_term(term: i64) -> Option<SystemTime> {
 
 fn is_absent(key: &str) -> Compare {
     Compare::version(key, CompareOp::Equal, 0)
+}
+
+/// That no key that begins with `prefix` is younger than `revision`.
+fn nothing_created_since(prefix: &str, revision: i64) -> Compare {
+    let mut end = prefix.as_bytes().to_vec();
+    // The prefix ends with a slash, so there is a next byte.
+    if let Some(last) = end.last_mut() {
+        *last = last.saturating_add(1);
+    }
+    Compare::create_revision(prefix, CompareOp::Less, revision.saturating_add(1)).with_range(end)
 }
 
 fn has_revision(key: &str, revision: i64) -> Compare {

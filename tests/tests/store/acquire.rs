@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Barrier;
 
-use ovl_agent::family::ByFamily;
+use ovl_agent::family::{ByFamily, Family};
 use ovl_agent::lease::LeaseKey;
 use ovl_agent::store::{Held, Store, StoreError, acquire};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 
 use crate::fixture::Fixture;
-use crate::values::{ME, OTHER, attrs, key, listed, names, network, value};
+use crate::values::{ME, OTHER, attrs, dual_network, key, listed, names, network, value};
 
 async fn take(store: &impl Store, me: Ipv4Addr, previous: Option<&str>) -> Held {
     let previous = ByFamily { v4: previous.map(|subnet| subnet.parse().unwrap()), v6: None };
@@ -96,4 +98,32 @@ pub(crate) async fn twenty_nodes_race_for_twenty_subnets<F: Fixture + Sync>(fixt
     });
     assert_eq!(keys.len(), 20, "{keys:?}");
     assert_eq!(names(&fixture.open().await).await.len(), 20);
+}
+
+/// Half of them throw the same dice, so that they choose one subnet of a family and two of the other.
+pub(crate) async fn dual_stack_nodes_race_for_both_families<F: Fixture + Sync>(fixture: &mut F) {
+    const NODES: u8 = 10;
+    let fixture: &F = fixture;
+    let start = Barrier::new(NODES.into());
+    let race = |host: u8| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = fixture.open().await;
+            let mut dice = StdRng::seed_from_u64((host / 2).into());
+            start.wait();
+            let me = attrs(Ipv4Addr::new(192, 0, 2, host));
+            let network = dual_network(NODES);
+            acquire(&store, &network, &me, ByFamily::default(), &mut dice).await.unwrap().lease.key
+        })
+    };
+    let race = &race;
+    let keys: Vec<LeaseKey> = std::thread::scope(|scope| {
+        let racers: Vec<_> = (1..=NODES).map(|host| scope.spawn(move || race(host))).collect();
+        racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+    });
+    for family in Family::ALL {
+        let subnets: BTreeSet<_> = keys.iter().filter_map(|key| key.subnet(family)).collect();
+        assert_eq!(subnets.len(), usize::from(NODES), "{keys:?}");
+    }
+    assert_eq!(names(&fixture.open().await).await.len(), usize::from(NODES));
 }

@@ -29,6 +29,7 @@ macro_rules! conformance {
         crate::conformance!($fixture:
             primitives::the_config_is_none_then_what_was_written_last,
             primitives::a_lease_is_created_once,
+            primitives::no_two_leases_have_addresses_in_common,
             primitives::what_was_created_is_listed,
             primitives::a_take_over_replaces_what_was_listed,
             primitives::a_take_over_of_what_has_changed_is_a_conflict,
@@ -43,6 +44,7 @@ macro_rules! conformance {
             acquire::garbage_is_not_given_out,
             acquire::without_a_free_subnet_the_error_says_so,
             acquire::twenty_nodes_race_for_twenty_subnets,
+            acquire::dual_stack_nodes_race_for_both_families,
             watch::a_snapshot_comes_first_then_changes,
             watch::a_config_written_before_the_first_snapshot_is_noticed,
             watch::garbage_disturbs_nothing_else,

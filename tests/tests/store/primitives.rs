@@ -41,6 +41,24 @@ pub(crate) async fn a_lease_is_created_once<F: Fixture>(fixture: &mut F) {
     assert_eq!(listed(&two, A).await.lease.attrs, attrs(ME), "the loser has changed nothing");
 }
 
+pub(crate) async fn no_two_leases_have_addresses_in_common<F: Fixture>(fixture: &mut F) {
+    const DUAL: &str = "10.42.1.0-24&fd42:0:0:1::-64";
+    let store = fixture.open().await;
+    store.create(key(DUAL), &attrs(ME)).await.unwrap();
+    for other in [
+        "10.42.1.0-24&fd42:0:0:2::-64",
+        "10.42.2.0-24&fd42:0:0:1::-64",
+        A,
+        "10.42.1.128-25",
+        "fd42:0:0:1::-64",
+    ] {
+        let refused = store.create(key(other), &attrs(OTHER)).await;
+        assert!(matches!(refused, Err(StoreError::Conflict(_))), "{other}: {refused:?}");
+    }
+    assert_eq!(names(&store).await, [DUAL]);
+    store.create(key("10.42.2.0-24&fd42:0:0:2::-64"), &attrs(OTHER)).await.unwrap();
+}
+
 pub(crate) async fn what_was_created_is_listed<F: Fixture>(fixture: &mut F) {
     let store = fixture.open().await;
     assert!(names(&store).await.is_empty());

@@ -33,6 +33,14 @@ pub(crate) fn network(count: u8) -> Network {
     Network::parse(&text).unwrap()
 }
 
+/// The same with as many subnets of IPv6, from fd42:0:0:1::/64 on.
+pub(crate) fn dual_network(count: u8) -> Network {
+    let text = format!(
+        r#"{{"Network":"10.42.0.0/16","SubnetMin":"10.42.1.0","SubnetMax":"10.42.{count}.0","EnableIPv6":true,"IPv6Network":"fd42::/48","IPv6SubnetMin":"fd42:0:0:1::","IPv6SubnetMax":"fd42:0:0:{count:x}::","Backend":{{"Type":"vxlan"}}}}"#
+    );
+    Network::parse(&text).unwrap()
+}
+
 /// The lease of that key, which must be there.
 pub(crate) async fn listed(store: &impl Store, name: &str) -> Listed {
     let (leases, _) = store.list().await.unwrap();

@@ -6,6 +6,7 @@ use super::MAX_ANSWER;
 use super::endpoints::Endpoints;
 use super::failure::Failure;
 use super::keys::Keys;
+use crate::lease::LeaseKey;
 use crate::store::{Listed, Rejected};
 
 /// What a listing found.
@@ -42,4 +43,18 @@ pub(super) async fn list(endpoints: &Endpoints, keys: &Keys) -> Result<Listing, 
     }
     listing.leases.sort_by_key(|listed| listed.lease.key);
     Ok(listing)
+}
+
+/// The keys of all leases, as far as they can be read, and the revision at which it was so.
+pub(super) async fn list_keys(endpoints: &Endpoints, keys: &Keys) -> Result<(Vec<LeaseKey>, i64), Failure> {
+    let answer = endpoints
+        .call_for_listing(|client| {
+            let options = GetOptions::new().with_prefix().with_keys_only();
+            let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
+            let subnets = keys.subnets();
+            async move { kv.get(subnets, Some(options)).await }
+        })
+        .await?;
+    let found = answer.kvs().iter().filter_map(|pair| keys.parse(pair.key()).ok()).collect();
+    Ok((found, answer.header().map_or(0, ResponseHeader::revision)))
 }
