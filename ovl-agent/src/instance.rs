@@ -1,7 +1,9 @@
 //! One agent per overlay and network namespace.
 
+use std::fs;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
@@ -28,6 +30,24 @@ impl Instance {
         })?;
         Ok(Self { _name: listener })
     }
+}
+
+/// The processes called flanneld in our network namespace.
+pub(crate) fn flannelds(proc: &Path) -> Result<Vec<u32>> {
+    let namespace = |process: &str| fs::read_link(proc.join(process).join("ns/net"));
+    let ours = namespace("thread-self").context("cannot tell our own network namespace")?;
+    let own = std::process::id();
+    let entries = fs::read_dir(proc).context("cannot list the processes")?;
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let found = pids
+        .filter(|pid| {
+            let named = fs::read_to_string(proc.join(format!("{pid}/comm")))
+                .is_ok_and(|name| name.trim_end() == "flanneld");
+            // A process that ended meanwhile, or that we may not look at, is in no namespace of ours.
+            *pid != own && named && namespace(&pid.to_string()).is_ok_and(|theirs| theirs == ours)
+        })
+        .collect();
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::instance::FIREWALL;
+use crate::instance::{FIREWALL, flannelds};
 
 /// The start of the names that running agents hold (`instance.rs`), as `/proc/net/unix` shows them.
 const CLAIM: &str = "@ovl-agent/";
@@ -21,7 +21,9 @@ pub(super) fn managers() -> Result<Vec<String>> {
         let claims = claims.into_iter().collect::<Vec<_>>().join(", ");
         managers.push(format!("an ovl-agent manages {claims}"));
     }
-    managers.extend(flannelds(Path::new("/proc"))?.map(|pid| format!("flanneld runs (process {pid})")));
+    managers.extend(
+        flannelds(Path::new("/proc"))?.into_iter().map(|pid| format!("flanneld runs (process {pid})")),
+    );
     Ok(managers)
 }
 
@@ -30,24 +32,6 @@ fn claims(sockets: &str) -> BTreeSet<&str> {
     let names = sockets.lines().filter_map(|line| line.split_whitespace().nth(7));
     let claims = names.filter_map(|name| name.strip_prefix(CLAIM));
     claims.filter(|claim| !claim.starts_with(FIREWALL)).collect()
-}
-
-/// The processes called flanneld in our network namespace.
-fn flannelds(proc: &Path) -> Result<impl Iterator<Item = u32>> {
-    let namespace = |process: &str| fs::read_link(proc.join(process).join("ns/net"));
-    let ours = namespace("self").context("cannot tell our own network namespace")?;
-    let own = std::process::id();
-    let entries = fs::read_dir(proc).context("cannot list the processes")?;
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    let found: Vec<u32> = pids
-        .filter(|pid| {
-            let named = fs::read_to_string(proc.join(format!("{pid}/comm")))
-                .is_ok_and(|name| name.trim_end() == "flanneld");
-            // A process that ended meanwhile, or that we may not look at, is in no namespace of ours.
-            *pid != own && named && namespace(&pid.to_string()).is_ok_and(|theirs| theirs == ours)
-        })
-        .collect();
-    Ok(found.into_iter())
 }
 
 #[cfg(test)]
@@ -80,11 +64,11 @@ ffff88810e: 00000002 00000000 00010000 0001 01 40005 @other/ovl-agent/x
             fs::write(path.join("comm"), format!("{comm}\n")).expect("written");
             symlink(namespace, path.join("ns/net")).expect("linked");
         };
-        process("self", "ovl-agent", "net:[1]");
+        process("thread-self", "ovl-agent", "net:[1]");
         process("100", "flanneld", "net:[1]");
         process("200", "flanneld", "net:[2]");
         process("300", "flanneldd", "net:[1]");
         process("not-a-process", "flanneld", "net:[1]");
-        assert_eq!(flannelds(folder.path()).expect("listed").collect::<Vec<_>>(), [100]);
+        assert_eq!(flannelds(folder.path()).expect("listed"), [100]);
     }
 }

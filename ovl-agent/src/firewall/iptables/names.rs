@@ -1,14 +1,17 @@
 //! Our chains: what they are called, and what belongs into them.
 //!
 //! They have flannel's names, which tools and people know. Two overlays in one network namespace can't both: an agent
-//! that finds another one alive under them adds its overlay's tag. It stays with that while its tagged chains stand,
-//! so that a restart of both in the other order leaves neither without rules.
+//! that finds another one alive under them adds its overlay's tag; so it does beside a flanneld, which shares its chains
+//! with those of other networks and would lose its rules to us. It stays with that while its tagged chains stand, so that
+//! a restart of both in the other order leaves neither without rules.
+
+use std::path::Path;
 
 use super::plan::Part;
 use super::save::Table;
 use crate::firewall::rules::{self, Rule};
 use crate::firewall::{Range, Wanted};
-use crate::instance::Instance;
+use crate::instance::{Instance, flannelds};
 
 /// Whose name a chain has.
 #[derive(Debug)]
@@ -32,6 +35,10 @@ impl Names {
     pub(super) fn decide<'a>(tag: &str, mut tables: impl Iterator<Item = &'a Table<'a>>) -> Self {
         let tagged = absent(Some(tag)).map(|part| part.chain);
         if tables.any(|table| tagged.iter().any(|chain| table.chain(chain).is_some())) {
+            return Self::Tagged;
+        }
+        // Where the processes can't be seen there may be one, but most likely there is none.
+        if flannelds(Path::new("/proc")).is_ok_and(|running| !running.is_empty()) {
             return Self::Tagged;
         }
         claim_flannels().map_or(Self::Tagged, |claim| Self::Flannels { _claim: claim })

@@ -8,6 +8,7 @@ use nix::sched::{CloneFlags, setns};
 use ovl_agent::family::ByFamily;
 use ovl_agent::firewall::{self, Also, Firewall, Masquerade, Mode, Outcome, Range, Wanted};
 use ovl_tests::background::Background;
+use ovl_tests::command::Cmd;
 use ovl_tests::netns::{self, Netns};
 use ovl_tests::wait::wait_for;
 
@@ -69,6 +70,11 @@ impl Host {
             host.sh(&format!("ip{six}tables-{variant} -t nat -A POSTROUTING -o eth9 -j ACCEPT"));
         }
         host
+    }
+
+    /// Starts to describe a command that runs in the namespace.
+    pub(crate) fn command(&self, program: &str) -> Cmd {
+        self.netns.command(program)
     }
 
     /// Runs a script in the namespace.

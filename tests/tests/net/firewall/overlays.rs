@@ -1,9 +1,13 @@
 //! Two overlays in one network namespace.
 
+use nix::sys::signal::Signal;
 use ovl_agent::firewall::{Firewall, Mode, Outcome, Wanted};
+use ovl_tests::background::Background;
+use ovl_tests::wait::wait_for;
 
 use super::host::{Host, Variant, block_on, wanted};
 use super::iptables::{expected, ours};
+use crate::overlay::SOON;
 
 fn second(mode: Mode) -> Wanted {
     let mut wanted = wanted(mode);
@@ -90,4 +94,30 @@ fn in_nftables_each_has_its_table() {
     assert_eq!(two.host.sh("nft list tables"), "table inet ovl-flannel.7\n");
     two.ensure(1, Mode::Iptables);
     assert!(!two.host.sh("nft list tables").contains("ovl"));
+}
+
+#[test]
+fn beside_a_flanneld_of_another_network_the_chains_are_our_own() {
+    let mut two = Two::new();
+    let theirs = "-s 10.88.0.0/16 ! -d 224.0.0.0/4 -m comment --comment 'flanneld masq' -j MASQUERADE";
+    two.host.sh(&format!(
+        "iptables -t nat -N FLANNEL-POSTRTG
+         iptables -t nat -A POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG
+         iptables -t nat -A FLANNEL-POSTRTG {theirs}"
+    ));
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("flanneld");
+    std::fs::copy("/bin/sleep", &program).unwrap();
+    let mut flanneld =
+        Background::start_unnamed(&two.host.command(program.to_str().unwrap()).arg("infinity")).unwrap();
+    let comm = format!("/proc/{}/comm", flanneld.pid().unwrap());
+    wait_for("flanneld to run", SOON, || Ok(std::fs::read_to_string(&comm)?.trim() == "flanneld")).unwrap();
+
+    two.ensure(0, Mode::Iptables);
+    let nat = two.host.table(Variant::Nft, "", "nat");
+    assert!(nat.iter().any(|line| line.starts_with("-A FLANNEL-POSTRTG -s 10.88.0.0/16")), "{nat:#?}");
+    assert!(nat.iter().any(|line| line.starts_with("-A FLANNEL-POSTRTG-flannel.1 -s 10.42")), "{nat:#?}");
+    assert_eq!(two.ensure(0, Mode::Iptables).changes, []);
+    flanneld.stop(Signal::SIGKILL, SOON).unwrap();
+    assert_eq!(two.ensure(0, Mode::Iptables).changes, [], "also without it");
 }
