@@ -133,8 +133,9 @@ pub trait Store {
     /// directory knows no reservations: there it is a conflict, and [`acquire()`] finds the lease again.
     async fn renew(&self, held: &Held) -> Result<Held, StoreError>;
 
-    /// Removes a listed lease; [`StoreError::Conflict`] where it has changed since it was listed.
-    async fn remove(&self, listed: &Listed) -> Result<(), StoreError>;
+    /// Gives a listed lease up for one of `key`, in one step, so that no moment is without; [`StoreError::Conflict`] where
+    /// it has changed since it was listed, or the other is not free as for [`Store::create`].
+    async fn exchange(&self, listed: &Listed, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError>;
 
     /// Reports the leases until `updates` is closed: a snapshot first and [`Update::ConfigChanged`] with it, as nobody
     /// knows what came between the caller's last look and this one; then changes, and a snapshot again after every

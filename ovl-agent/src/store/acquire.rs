@@ -23,8 +23,8 @@ const TRIES: u32 = 20;
 pub enum Choice<'a> {
     /// Take our own lease on.
     TakeOver(&'a Listed),
-    /// Remove our own lease, which the config does not allow any more, and choose again.
-    Remove(&'a Listed),
+    /// Give our own lease up, which the config does not allow any more, for this one.
+    Exchange(&'a Listed, LeaseKey),
     /// Write over what stands at the subnet that was ours and cannot be read.
     Mend(&'a Rejected, LeaseKey),
     /// Create this lease.
@@ -58,9 +58,9 @@ pub fn choose<'a>(
     if let Some(listed) = leases.iter().find(fitting) {
         return Choice::TakeOver(listed);
     }
-    if let Some(listed) = leases.iter().find(ours) {
-        return Choice::Remove(listed);
-    }
+    let given = leases.iter().find(ours);
+    // What of it still fits is kept: a family that was added must not cost the other its subnet.
+    let previous = given.map_or(previous, |listed| listed.lease.key.subnets());
     let was_ours = |item: &'a Rejected| {
         let key = item.key.filter(|key| network.fits(key) && key.subnets() == previous)?;
         Some(Choice::Mend(item, key))
@@ -68,9 +68,10 @@ pub fn choose<'a>(
     if let Some(mend) = rejected.iter().find_map(was_ours) {
         return mend;
     }
+    let others =
+        || leases.iter().filter(|listed| given.is_none_or(|given| given.lease.key != listed.lease.key));
     // An item that cannot be read still names subnets, which may be somebody's.
-    let keys =
-        || leases.iter().map(|listed| listed.lease.key).chain(rejected.iter().filter_map(|item| item.key));
+    let keys = || others().map(|listed| listed.lease.key).chain(rejected.iter().filter_map(|item| item.key));
     let mut chosen = ByFamily::default();
     for (family, pool) in network.pools.iter() {
         let taken = Taken::new(keys().filter_map(|key| key.subnet(family)));
@@ -82,7 +83,11 @@ pub fn choose<'a>(
             None => return Choice::Full(family),
         }
     }
-    LeaseKey::of(chosen).map_or(Choice::Full(Family::V4), Choice::Create)
+    match (LeaseKey::of(chosen), given) {
+        (None, _) => Choice::Full(Family::V4),
+        (Some(key), Some(given)) => Choice::Exchange(given, key),
+        (Some(key), None) => Choice::Create(key),
+    }
 }
 
 /// Gets a lease: our own where there is one, else the previous subnets where they are free, else any.
@@ -90,24 +95,19 @@ pub async fn acquire<S: Store, R: Rng>(
     store: &S,
     network: &Network,
     me: &LeaseAttrs,
-    mut previous: ByFamily<IpNet>,
+    previous: ByFamily<IpNet>,
     random: &mut R,
 ) -> Result<Held, StoreError> {
     for _ in 0..TRIES {
         let (leases, rejected) = store.list().await?;
         let attempt = match choose(network, &leases, &rejected, me, &previous, random) {
             Choice::TakeOver(listed) => store.take_over(listed, me).await,
-            Choice::Remove(listed) => {
-                let key = listed.lease.key;
-                warn!("our lease {key} does not fit the network config any more; taking another");
-                match store.remove(listed).await {
-                    Ok(()) => {
-                        // What of it still fits is kept: a family that was added must not cost the other its subnet.
-                        previous = *key.subnets();
-                        continue;
-                    }
-                    Err(error) => Err(error),
-                }
+            Choice::Exchange(listed, key) => {
+                warn!(
+                    "our lease {} does not fit the network config any more; taking {key}",
+                    listed.lease.key
+                );
+                store.exchange(listed, key, me).await
             }
             Choice::Mend(item, key) => {
                 warn!("{} cannot be read, but its subnet was ours: writing it anew", item.item);
@@ -187,7 +187,7 @@ mod tests {
         let mut random = StdRng::seed_from_u64(1);
         match choose(&network(), leases, rejected, &attrs(me), &previous, &mut random) {
             Choice::TakeOver(listed) => format!("take over {}", listed.lease.key),
-            Choice::Remove(listed) => format!("remove {}", listed.lease.key),
+            Choice::Exchange(listed, key) => format!("exchange {} for {key}", listed.lease.key),
             Choice::Create(key) => format!("create {key}"),
             Choice::Mend(item, _) => format!("mend {}", item.item),
             Choice::Full(family) => format!("full {family}"),
@@ -221,9 +221,16 @@ mod tests {
                 vec![],
                 ME,
                 None,
-                "remove 10.9.0.64-27",
+                "exchange 10.9.0.64-27 for 10.9.0.64-26",
             ),
-            ("own, outside", vec![listed("10.8.0.64-26", ME)], vec![], ME, None, "remove 10.8.0.64-26"),
+            (
+                "own, outside",
+                vec![listed("10.8.0.64-26", ME)],
+                vec![],
+                ME,
+                None,
+                "exchange 10.8.0.64-26 for 10.9.0.64-26",
+            ),
             ("previous", vec![listed(a, other)], vec![], ME, Some("10.9.0.192/26"), "create 10.9.0.192-26"),
             (
                 "previous taken",
@@ -300,7 +307,7 @@ mod tests {
                 "own without IPv6 is given up",
                 vec![listed("10.9.0.64-26", ME)],
                 ByFamily::default(),
-                "Remove 10.9.0.64-26",
+                "Exchange 10.9.0.64-26 for 10.9.0.64-26&fc00:0:0:3::-64",
             ),
             (
                 "own in both is preferred to own in one",
@@ -334,7 +341,7 @@ mod tests {
             let mut random = StdRng::seed_from_u64(3);
             let choice = match choose(&network, &leases, &[], &attrs(ME), &previous, &mut random) {
                 Choice::TakeOver(listed) => format!("TakeOver {}", listed.lease.key),
-                Choice::Remove(listed) => format!("Remove {}", listed.lease.key),
+                Choice::Exchange(listed, key) => format!("Exchange {} for {key}", listed.lease.key),
                 Choice::Create(key) => format!("Create {key}"),
                 Choice::Mend(item, _) => format!("Mend {}", item.item),
                 Choice::Full(family) => format!("Full {family}"),

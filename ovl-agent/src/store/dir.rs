@@ -85,6 +85,18 @@ impl DirStore {
         }
     }
 
+    /// That no lease but `except` has addresses in common with `key`. An expired one is nobody's; one that cannot be read
+    /// may be somebody's.
+    fn check_free(&self, key: LeaseKey, except: Option<LeaseKey>) -> Result<(), StoreError> {
+        let (leases, rejected) = read::all(&self.subnets())?;
+        let keys = leases.iter().map(|listed| listed.lease.key);
+        let mut keys = keys.chain(rejected.iter().filter_map(|item| item.key));
+        if keys.any(|other| Some(other) != except && other.overlaps(&key)) {
+            return Err(self.conflict(key));
+        }
+        Ok(())
+    }
+
     /// Puts a new value in place, which starts a new term.
     fn write(&self, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
         let text = serde_json::to_vec(attrs).map_err(|error| StoreError::Refused(error.to_string()))?;
@@ -154,13 +166,7 @@ impl Store for DirStore {
 
     async fn create(&self, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
         let _lock = self.lock().await?;
-        // An expired lease is nobody's; one that cannot be read may be somebody's.
-        let (leases, rejected) = read::all(&self.subnets())?;
-        let keys = leases.iter().map(|listed| listed.lease.key);
-        let mut keys = keys.chain(rejected.iter().filter_map(|item| item.key));
-        if keys.any(|other| other.overlaps(&key)) {
-            return Err(self.conflict(key));
-        }
+        self.check_free(key, None)?;
         self.write(key, attrs)
     }
 
@@ -176,11 +182,17 @@ impl Store for DirStore {
         self.write(held.lease.key, &held.lease.attrs)
     }
 
-    async fn remove(&self, listed: &Listed) -> Result<(), StoreError> {
+    async fn exchange(&self, listed: &Listed, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
         let _lock = self.lock().await?;
         self.check(listed.lease.key, listed.revision)?;
+        self.check_free(key, Some(listed.lease.key))?;
+        // Both names for a moment: who lists then finds two leases of one node, which is no harm.
+        let held = self.write(key, attrs)?;
         let path = self.file_of(listed.lease.key);
-        fs::remove_file(&path).map_err(|error| unavailable(&path, &error))
+        if listed.lease.key != key {
+            fs::remove_file(&path).map_err(|error| unavailable(&path, &error))?;
+        }
+        Ok(held)
     }
 
     async fn watch(&self, updates: mpsc::Sender<Update>) {

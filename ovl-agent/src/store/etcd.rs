@@ -76,11 +76,25 @@ impl EtcdStore {
         term: i64,
         unchanged: Compare,
     ) -> Result<Held, StoreError> {
+        self.write_after(None, key, attrs, term, vec![unchanged]).await
+    }
+
+    /// The same, in one step with what comes before.
+    async fn write_after(
+        &self,
+        before: Option<TxnOp>,
+        key: LeaseKey,
+        attrs: &LeaseAttrs,
+        term: i64,
+        unchanged: Vec<Compare>,
+    ) -> Result<Held, StoreError> {
         let name = self.keys.lease(key);
         let text = serde_json::to_vec(attrs).map_err(|error| StoreError::Refused(error.to_string()))?;
         let put = TxnOp::put(name.as_str(), text, Some(PutOptions::new().with_lease(term)));
         let expires = full_term(term);
-        let revision = transact(&self.endpoints, unchanged, put).await?.ok_or(StoreError::Conflict(name))?;
+        let steps: Vec<TxnOp> = before.into_iter().chain([put]).collect();
+        let revision =
+            transact(&self.endpoints, unchanged, steps).await?.ok_or(StoreError::Conflict(name))?;
         let lease = Lease { key, attrs: attrs.clone() };
         Ok(Held { lease, expires, revision, term })
     }
@@ -99,14 +113,45 @@ impl EtcdStore {
         written
     }
 
-    /// Creates a lease in `term`, where nobody has created one that overlaps it, not even since we looked.
-    async fn create_in(&self, term: i64, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
+    /// Creates a lease in a term of its own, where nobody has created one that overlaps it, not even since we looked; in
+    /// one step with giving `given` up.
+    async fn create_for(
+        &self,
+        given: Option<&Listed>,
+        key: LeaseKey,
+        attrs: &LeaseAttrs,
+    ) -> Result<Held, StoreError> {
+        let term = term::grant(&self.endpoints, LEASE_TTL).await?;
+        let created = self.create_in(term, given, key, attrs).await;
+        // As in `write_in_new_term`.
+        self.terms.add(term, created.is_err(), &self.endpoints, LEASE_TTL).await;
+        created
+    }
+
+    async fn create_in(
+        &self,
+        term: i64,
+        given: Option<&Listed>,
+        key: LeaseKey,
+        attrs: &LeaseAttrs,
+    ) -> Result<Held, StoreError> {
+        let given = given.map(|listed| (listed.lease.key, listed.revision));
         for _ in 0..CREATE_TRIES {
             let (others, revision) = list::list_keys(&self.endpoints, &self.keys).await?;
-            if others.iter().any(|other| other.overlaps(&key)) {
+            let is_there = given.is_none_or(|given| others.contains(&given));
+            let mut others = others.iter().filter(|other| Some(**other) != given);
+            if !is_there || others.any(|(other, _)| other.overlaps(&key)) {
                 break;
             }
-            match self.write(key, attrs, term, nothing_created_since(&self.keys.subnets(), revision)).await {
+            let mut unchanged = vec![nothing_created_since(&self.keys.subnets(), revision)];
+            let mut delete = None;
+            if let Some((given, revision)) = given {
+                let name = self.keys.lease(given);
+                unchanged.push(has_revision(&name, revision));
+                // A key cannot be deleted and written in one step.
+                delete = (given != key).then(|| TxnOp::delete(name, None));
+            }
+            match self.write_after(delete, key, attrs, term, unchanged).await {
                 // Some lease was created meanwhile; most likely another.
                 Err(StoreError::Conflict(_)) => {}
                 other => return other,
@@ -172,11 +217,7 @@ impl Store for EtcdStore {
     }
 
     async fn create(&self, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
-        let term = term::grant(&self.endpoints, LEASE_TTL).await?;
-        let created = self.create_in(term, key, attrs).await;
-        // As in `write_in_new_term`.
-        self.terms.add(term, created.is_err(), &self.endpoints, LEASE_TTL).await;
-        created
+        self.create_for(None, key, attrs).await
     }
 
     async fn take_over(&self, listed: &Listed, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
@@ -216,13 +257,10 @@ impl Store for EtcdStore {
         renewed
     }
 
-    async fn remove(&self, listed: &Listed) -> Result<(), StoreError> {
-        let key = self.keys.lease(listed.lease.key);
-        let unchanged = has_revision(&key, listed.revision);
-        let delete = TxnOp::delete(key.as_str(), None);
-        transact(&self.endpoints, unchanged, delete).await?.ok_or(StoreError::Conflict(key))?;
+    async fn exchange(&self, listed: &Listed, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
+        let held = self.create_for(Some(listed), key, attrs).await?;
         term::discard(&self.endpoints, listed.term, LEASE_TTL).await;
-        Ok(())
+        Ok(held)
     }
 
     async fn watch(&self, updates: mpsc::Sender<Update>) {
@@ -254,9 +292,13 @@ fn has_revision(key: &str, revision: i64) -> Compare {
     Compare::mod_revision(key, CompareOp::Equal, revision)
 }
 
-/// Does one thing if one thing is so. Returns the revision of what was done; `None` where it was not so.
-async fn transact(endpoints: &Endpoints, when: Compare, then: TxnOp) -> Result<Option<i64>, Failure> {
-    let txn = Txn::new().when([when]).and_then([then]);
+/// Does some things in one step, if some things are so. Returns the revision of what was done; `None` where it was not so.
+async fn transact(
+    endpoints: &Endpoints,
+    when: impl Into<Vec<Compare>>,
+    then: impl Into<Vec<TxnOp>>,
+) -> Result<Option<i64>, Failure> {
+    let txn = Txn::new().when(when).and_then(then);
     let answer = endpoints
         .call(|client| {
             let txn = txn.clone();

@@ -173,8 +173,9 @@ async fn a_term_that_an_operator_made_is_left_to_the_operator() {
     terms.sort();
     found.sort();
     assert_eq!(found, terms, "it may be wanted for something else");
-    store.remove(&listed(&store, A).await).await.unwrap();
-    assert!(!etcd.terms().contains(&hex(held.term)));
+    let other = store.exchange(&listed(&store, A).await, key("10.42.9.0-24"), &attrs(ME)).await.unwrap();
+    let terms = etcd.terms();
+    assert!(!terms.contains(&hex(held.term)) && terms.contains(&hex(other.term)), "{terms:?}");
 }
 
 #[tokio::test]
@@ -193,8 +194,9 @@ async fn no_orphans_are_left() {
     store.take_over(&stale, &attrs(ME)).await.unwrap_err();
     store.renew(&held).await.unwrap_err();
     assert!(etcd.terms().is_empty(), "a term that has lost its key is ended");
-    store.remove(&listed(&store, A).await).await.unwrap();
-    assert!(etcd.terms().is_empty());
+    let theirs = listed(&store, A).await;
+    let held = store.exchange(&theirs, key("10.42.9.0-24"), &attrs(ME)).await.unwrap();
+    assert_eq!(etcd.terms(), [hex(held.term)]);
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ macro_rules! conformance {
             primitives::a_take_over_of_what_has_changed_is_a_conflict,
             primitives::a_renewal_keeps_the_lease,
             primitives::a_renewal_after_somebody_else_wrote_is_a_conflict,
-            primitives::a_removed_lease_is_free,
+            primitives::a_lease_is_exchanged_in_one_step,
             primitives::garbage_is_rejected_by_name,
             acquire::a_fresh_node_gets_a_subnet,
             acquire::a_node_gets_its_own_lease_again,

@@ -118,17 +118,25 @@ pub(crate) async fn a_renewal_after_somebody_else_wrote_is_a_conflict<F: Fixture
     assert_eq!(listed(&one, A).await.lease.attrs, attrs(OTHER), "flannel stays");
 }
 
-pub(crate) async fn a_removed_lease_is_free<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn a_lease_is_exchanged_in_one_step<F: Fixture>(fixture: &mut F) {
+    const DUAL: &str = "10.42.1.0-24&fd42:0:0:1::-64";
     let store = fixture.open().await;
     store.create(key(A), &attrs(ME)).await.unwrap();
     let stale = listed(&store, A).await;
-    store.take_over(&stale, &attrs(OTHER)).await.unwrap();
-    assert_conflict(&store.remove(&stale).await);
+    store.take_over(&stale, &attrs(ME)).await.unwrap();
+    assert_conflict(&store.exchange(&stale, key(DUAL), &attrs(ME)).await);
     let fresh = listed(&store, A).await;
-    store.remove(&fresh).await.unwrap();
-    assert!(names(&store).await.is_empty());
-    assert_conflict(&store.remove(&fresh).await);
-    store.create(key(A), &attrs(ME)).await.unwrap();
+    let held = store.exchange(&fresh, key(DUAL), &attrs(ME)).await.unwrap();
+    assert_full_term(&held);
+    assert_eq!(names(&store).await, [DUAL]);
+    store.renew(&held).await.unwrap();
+    assert_conflict(&store.exchange(&fresh, key(DUAL), &attrs(ME)).await);
+
+    store.create(key(B), &attrs(OTHER)).await.unwrap();
+    let mine = listed(&store, DUAL).await;
+    let taken = store.exchange(&mine, key("10.42.2.0-24&fd42:0:0:1::-64"), &attrs(ME)).await;
+    assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
+    assert_eq!(names(&store).await, [DUAL, B], "nothing was given up");
 }
 
 pub(crate) async fn garbage_is_rejected_by_name<F: Fixture>(fixture: &mut F) {

@@ -4,7 +4,7 @@ use ovl_agent::store::{Store as _, Update};
 use tokio::sync::mpsc;
 
 use crate::fixture::{Fixture, soon};
-use crate::values::{ME, OTHER, attrs, key, listed, value};
+use crate::values::{ME, OTHER, attrs, key, value};
 use crate::watcher::watching;
 
 const A: &str = "10.42.1.0-24";
@@ -22,7 +22,7 @@ pub(crate) async fn a_snapshot_comes_first_then_changes<F: Fixture>(fixture: &mu
         fixture.put(&format!("subnets/{A}"), &value(OTHER));
         watcher.until("its new holder", |now| now.leases[A] == OTHER.to_string()).await;
         assert!(watcher.removed.is_empty());
-        store.remove(&listed(&store, B).await).await.unwrap();
+        fixture.delete(&format!("subnets/{B}"));
         watcher.until("the removal", |now| now.names() == [A]).await;
         assert_eq!(watcher.removed, [B]);
         assert_eq!(watcher.config_changes, 0, "nobody has touched it");

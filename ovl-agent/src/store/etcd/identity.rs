@@ -175,7 +175,7 @@ impl Claim {
         let term = term::grant(&self.endpoints, TTL).await?;
         let text = serde_json::to_vec(&self.me).unwrap_or_default();
         let put = TxnOp::put(self.key.as_str(), text, Some(PutOptions::new().with_lease(term)));
-        let written = transact(&self.endpoints, unchanged, put).await;
+        let written = transact(&self.endpoints, [unchanged], [put]).await;
         if let Ok(Some(_)) = written {
             return Ok(Outcome::Ours(term));
         }

@@ -45,8 +45,11 @@ pub(super) async fn list(endpoints: &Endpoints, keys: &Keys) -> Result<Listing, 
     Ok(listing)
 }
 
-/// The keys of all leases, as far as they can be read, and the revision at which it was so.
-pub(super) async fn list_keys(endpoints: &Endpoints, keys: &Keys) -> Result<(Vec<LeaseKey>, i64), Failure> {
+/// The keys of all leases, as far as they can be read, with the revision each was written at; and that at which it was so.
+pub(super) async fn list_keys(
+    endpoints: &Endpoints,
+    keys: &Keys,
+) -> Result<(Vec<(LeaseKey, i64)>, i64), Failure> {
     let answer = endpoints
         .call_for_listing(|client| {
             let options = GetOptions::new().with_prefix().with_keys_only();
@@ -55,6 +58,7 @@ pub(super) async fn list_keys(endpoints: &Endpoints, keys: &Keys) -> Result<(Vec
             async move { kv.get(subnets, Some(options)).await }
         })
         .await?;
-    let found = answer.kvs().iter().filter_map(|pair| keys.parse(pair.key()).ok()).collect();
-    Ok((found, answer.header().map_or(0, ResponseHeader::revision)))
+    let found =
+        answer.kvs().iter().filter_map(|pair| Some((keys.parse(pair.key()).ok()?, pair.mod_revision())));
+    Ok((found.collect(), answer.header().map_or(0, ResponseHeader::revision)))
 }
