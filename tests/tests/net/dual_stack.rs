@@ -4,7 +4,7 @@ use ovl_tests::topology::Topology;
 use ovl_tests::traffic::{self, Destination, PingInBackground};
 
 use crate::listing::{rows, wait_for_rows};
-use crate::overlay::{DUAL, EBPF, KERNEL, ONLY_IPV6, Overlay, SOON, config};
+use crate::overlay::{DUAL, EBPF, KERNEL, ONLY_IPV4, ONLY_IPV6, Overlay, SOON, config};
 
 /// Every pod reaches every other one, and streams arrive whole both ways, in every family they have.
 fn carry(overlay: &Overlay) {
@@ -69,4 +69,32 @@ fn a_restarted_agent_keeps_both_subnets_and_no_packet_is_lost() {
     assert_eq!(overlay.agents[1].subnet().unwrap(), env);
     wait_for_rows(overlay.node(1), &before, "the rows to be as before");
     traffic::ping_all_pairs(&overlay.pods).unwrap();
+}
+
+#[test]
+fn ipv6_is_added_node_by_node_without_a_lost_packet() {
+    let backend = r#"{"Type":"vxlan"}"#;
+    let topology = Topology::builder("grow").nodes(2).ipv6();
+    let mut overlay = Overlay::start_with(topology, &config(&[ONLY_IPV4], backend), KERNEL).unwrap();
+    let before: Vec<_> = overlay.agents.iter().map(|agent| agent.subnet().unwrap().cidr()).collect();
+    let address = overlay.pods[1].address();
+    let ping = PingInBackground::start(overlay.pods[0].netns(), address).unwrap();
+    overlay.store.put("config", &config(&[DUAL], backend)).unwrap();
+    for index in 0..2 {
+        Overlay::wait_for_log(&overlay.agents[index], "restart ovl-agent on every node").unwrap();
+        overlay.agents[index].terminate().unwrap();
+        overlay.agents[index] = overlay.start_ready(index, KERNEL).unwrap();
+        ping.wait_for_more(50, SOON).unwrap();
+    }
+    for (index, agent) in overlay.agents.iter().enumerate() {
+        agent.wait_for_peers(1).unwrap();
+        let subnet = agent.subnet().unwrap();
+        assert_eq!(subnet.cidr(), before[index], "the IPv4 subnet stays");
+        assert_eq!(subnet.subnets.iter().count(), 2);
+    }
+    assert_eq!(overlay.store.leases().unwrap().len(), 2, "the old leases were exchanged");
+    let ping = ping.stop().unwrap();
+    assert_eq!(ping.lost(), 0, "{ping:?}");
+    let base = overlay.agents[1].subnet().unwrap().subnets.ipv6().unwrap().base();
+    traffic::ping(overlay.node(0).netns(), base).unwrap();
 }
