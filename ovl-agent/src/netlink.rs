@@ -7,6 +7,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use ovl_common::Mac;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::sys::AsyncSocket as _;
 use tokio::task::JoinHandle;
 
 mod address;
@@ -37,14 +38,26 @@ pub use watch::{KernelEvents, watch};
 
 /// Opens a netlink socket in this process's network namespace. Needs a running tokio runtime.
 pub fn connect() -> Result<Handle> {
-    connect_watched().map(|(handle, _task)| handle)
+    open().map(|open| open.handle)
 }
 
-/// As [`connect`], with the task that ends when the socket is of no more use.
-pub fn connect_watched() -> Result<(Handle, JoinHandle<()>)> {
-    let (connection, handle, _messages) =
-        rtnetlink::new_connection().context("cannot open a netlink socket")?;
-    Ok((handle, tokio::spawn(connection)))
+/// A socket for requests.
+#[derive(Debug)]
+pub struct Open {
+    /// What requests are made with.
+    pub handle: Handle,
+    /// The task behind it, which ends when the socket is of no more use.
+    pub task: JoinHandle<()>,
+    /// The socket's number, which the kernel's events name as the cause of most changes.
+    pub port: u32,
+}
+
+/// As [`connect`], with all there is to know of the socket.
+pub fn open() -> Result<Open> {
+    let context = "cannot open a netlink socket";
+    let (mut connection, handle, _messages) = rtnetlink::new_connection().context(context)?;
+    let port = connection.socket_mut().socket_mut().bind_auto().context(context)?.port_number();
+    Ok(Open { handle, task: tokio::spawn(connection), port })
 }
 
 /// An interface, as far as the agent cares.

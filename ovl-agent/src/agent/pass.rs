@@ -80,6 +80,7 @@ impl Agent {
                 .map(|(_, subnet)| (RouteKey::last(*subnet), Route::Blackhole));
             desired.routes.extend(own);
         }
+        self.events.set_fdb(desired.fdb.clone());
         // What is not in the view, and so not known from before.
         let unreadable = self.rejected_items.iter().filter_map(|item| item.key);
         let unknown = unreadable.filter(|key| self.view.get(*key).is_none());

@@ -15,7 +15,7 @@ use crate::backend::OnLink;
 use crate::cli::RunArgs;
 use crate::family::{ByFamily, Family};
 use crate::instance::Instance;
-use crate::netlink;
+use crate::netlink::{self, KernelEvents};
 use crate::node::{Node, Underlay};
 use crate::startup::{self, Progress};
 use crate::store::Store;
@@ -27,7 +27,7 @@ use crate::view::View;
 
 impl Agent {
     pub(super) async fn start<S: Store>(store: &S, args: RunArgs, progress: &Progress) -> Result<Self> {
-        let (handle, connection) = netlink::connect_watched()?;
+        let netlink::Open { handle, task: connection, port } = netlink::open()?;
         let network = startup::network(store, progress).await?;
         sysctl::warn_unless_forwarding(network.pools.iter().map(|(family, _)| family));
         let choice = Choice::new(&args, network.ranges().iter().map(|(_, range)| *range).collect())?;
@@ -83,7 +83,7 @@ impl Agent {
             on_link: OnLink::new(),
             tally: Tally::new(),
             rules,
-            events: Arc::default(),
+            events: Arc::new(KernelEvents::past(port)),
             mode_reason: loaded.reason,
             store_error: None,
             loss: None,

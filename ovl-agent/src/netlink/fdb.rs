@@ -108,7 +108,7 @@ fn is_permanent(state: NeighbourState) -> bool {
 
 /// An entry that leads to another port, VNI or out of an interface of its own is listed as one that leads nowhere, so that
 /// it is replaced.
-fn row(message: &NeighbourMessage) -> Option<(Mac, IpAddr)> {
+pub(super) fn row(message: &NeighbourMessage) -> Option<(Mac, IpAddr)> {
     let mut node = None;
     let mut plain = true;
     let mut link_layer = None;
