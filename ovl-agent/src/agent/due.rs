@@ -11,8 +11,8 @@ const SPACING: Duration = Duration::from_millis(20);
 /// The same while passes don't come to rest: the kernel may make an event of a change that it half made, and somebody
 /// may undo what we do. News from the store are not held up by it.
 const SPACING_WHILE_RESTLESS: Duration = Duration::from_secs(1);
-/// A pass that lists all tables of a large cluster takes long, and our own writes ask for one: at least this many times
-/// its length lies between two, unless the store has news.
+/// A pass that lists all tables of a large cluster takes long: at least this many times its length lies between two, where
+/// there was nothing to do.
 const LISTING_SHARE: u32 = 10;
 
 /// When the next pass is due, and how it has to look.
