@@ -14,6 +14,10 @@ const TROUBLES: usize = 10;
 
 /// The whole page, with all peers or the first few.
 pub fn render(facts: &Facts, all: bool) -> String {
+    // Only an agent that has a place in the network has a backend.
+    if facts.backend.is_empty() {
+        return starting(facts);
+    }
     let mut out = head(facts);
     let peers = peers(facts, all);
     let rejected = rejected(facts, all);
@@ -24,6 +28,23 @@ pub fn render(facts: &Facts, all: bool) -> String {
         out.push_str(&section);
     }
     out
+}
+
+/// An agent that waits for its store has little to say of itself.
+fn starting(facts: &Facts) -> String {
+    let waits = facts.errors.first().map_or("starting", String::as_str);
+    let lines = [
+        ("agent", format!("{}, up {}", facts.version, duration(facts.uptime_seconds))),
+        ("ready", "no".to_owned()),
+        ("store", facts.store.clone()),
+        ("state", waits.to_owned()),
+    ];
+    written(&lines)
+}
+
+fn written(lines: &[(&str, String)]) -> String {
+    let lines = lines.iter().map(|(name, value)| format!("{name:<9}  {}\n", clean(value)));
+    lines.collect()
 }
 
 fn head(facts: &Facts) -> String {
@@ -46,12 +67,7 @@ fn head(facts: &Facts) -> String {
         ("problems", problems),
     ];
     let troubles = facts.errors.iter().take(TROUBLES).map(|error| ("", error.clone()));
-    let mut out = String::new();
-    for (name, value) in lines.into_iter().chain(troubles) {
-        // Writing to a string cannot fail.
-        let _written = writeln!(out, "{name:<9}  {}", clean(&value));
-    }
-    out
+    written(&lines.into_iter().chain(troubles).collect::<Vec<_>>())
 }
 
 /// What there is of two families.

@@ -77,7 +77,25 @@ fn two_thousand_peers_are_a_screen_unless_asked_for() {
 
 #[test]
 fn an_agent_that_knows_little_says_little() {
-    let page = render(&Facts { mode: "kernel".into(), ..Facts::default() }, false);
+    let page = render(&Facts { backend: "alloc".into(), ..Facts::default() }, false);
     assert!(page.contains("lease      -; does not end\n"), "{page}");
     assert!(page.contains("firewall   no rules wanted\n") && page.ends_with("\nno peers\n"), "{page}");
+}
+
+#[test]
+fn an_agent_that_waits_says_for_what() {
+    let facts = Facts {
+        version: "0.1.0".into(),
+        uptime_seconds: 65,
+        store: "etcd http://192.0.2.1:2379".into(),
+        errors: vec!["starting: cannot read the network config yet".into()],
+        ..Facts::default()
+    };
+    let expected = "\
+agent      0.1.0, up 1m
+ready      no
+store      etcd http://192.0.2.1:2379
+state      starting: cannot read the network config yet
+";
+    assert_eq!(render(&facts, false), expected);
 }
