@@ -3,120 +3,28 @@
 //! Adding a backend is one file and one variant of [`Backend`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use ipnet::IpNet;
-use ovl_common::{Encapsulation, Mac, Prefix, Remote};
+use ovl_common::{Encapsulation, Mac, Prefix};
 use tracing::warn;
 
 use crate::family::{ByFamily, Family};
-use crate::lease::{LeaseAttrs, LeaseKey};
+use crate::lease::LeaseAttrs;
 use crate::network::Network;
 use crate::node::{Node, Underlay};
 use crate::view::View;
 
 mod direct;
 mod host_gw;
+mod rows;
 mod vxlan;
 
 pub use host_gw::HostGw;
+pub use rows::{Desired, Route, RouteKey, VxlanDevice};
 pub use vxlan::Vxlan;
-
-/// A VXLAN device as it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VxlanDevice {
-    /// Network identifier.
-    pub vni: u32,
-    /// UDP port.
-    pub port: u16,
-    /// Source address of the outer packets, and so their family.
-    pub local: IpAddr,
-    /// Index of the underlay interface.
-    pub underlay: u32,
-    /// Largest inner IP packet, bytes.
-    pub mtu: u32,
-    /// Its own MAC, which peers address.
-    pub mac: Mac,
-    /// Whether it learns where MACs are from what it receives. Ours are told.
-    pub learning: bool,
-    /// Whether frames carry a group policy.
-    pub gbp: bool,
-}
-
-/// Which route: the kernel keeps several to one range, told apart by their metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RouteKey {
-    /// Where to.
-    pub net: IpNet,
-    /// The lowest wins.
-    pub metric: u32,
-}
-
-impl RouteKey {
-    /// The metric that a route has when nobody asks for one, as flannel's have.
-    pub fn usual(net: IpNet) -> Self {
-        let metric = match net {
-            IpNet::V4(_) => 0,
-            IpNet::V6(_) => 1024,
-        };
-        Self { net, metric }
-    }
-
-    /// Behind every other route to the same range.
-    pub fn last(net: IpNet) -> Self {
-        Self { net, metric: u32::MAX - 1 }
-    }
-}
-
-impl fmt::Display for RouteKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.net)?;
-        if *self == Self::usual(self.net) { Ok(()) } else { write!(f, " metric {}", self.metric) }
-    }
-}
-
-/// A route as it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// To a next hop.
-    Via {
-        /// The next hop.
-        gateway: IpAddr,
-        /// Name of the interface it leaves by.
-        device: Arc<str>,
-        /// Whether the next hop is taken to be on the link without an address saying so.
-        onlink: bool,
-    },
-    /// What no more specific route takes is dropped.
-    Blackhole,
-}
-
-/// The rows of every table that carries the overlay. What hangs on the overlay device hangs on that of its own family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Desired {
-    /// Devices by name.
-    pub devices: BTreeMap<String, VxlanDevice>,
-    /// Addresses of the overlay devices.
-    #[expect(clippy::zero_sized_map_values, reason = "a table's rows are a map; these are all key")]
-    pub addresses: BTreeMap<IpNet, ()>,
-    /// Permanent neighbours on the overlay devices.
-    pub neighbours: BTreeMap<IpAddr, Mac>,
-    /// Forwarding entries of the overlay devices: which node has which MAC.
-    pub fdb: BTreeMap<(Family, Mac), IpAddr>,
-    /// Routes of the main table.
-    pub routes: BTreeMap<RouteKey, Route>,
-    /// Rows of the BPF lease map.
-    pub remotes: BTreeMap<Prefix, Remote>,
-    /// What of a lease cannot be programmed, and why.
-    pub rejected: BTreeMap<(LeaseKey, Family), String>,
-    /// Subnets of leases that cannot be read: what an earlier agent programmed for them stays.
-    pub kept: BTreeSet<IpNet>,
-    /// Interfaces that routes to peers lead to.
-    pub ways: BTreeSet<Arc<str>>,
-}
 
 /// The tunnel that the BPF programs have to write and read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +95,7 @@ impl Backend {
         let ipv4 = public_ips.v4.and_then(|ip| if let IpAddr::V4(v4) = ip { Some(v4) } else { None });
         let ipv6 = public_ips.v6.and_then(|ip| if let IpAddr::V6(v6) = ip { Some(v6) } else { None });
         LeaseAttrs {
-            public_ip: ipv4.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
+            public_ip: ipv4.unwrap_or(Ipv4Addr::UNSPECIFIED),
             public_ipv6: ipv6,
             backend_type: self.lease_type().to_owned(),
             backend_data: data.v4,
@@ -328,7 +236,7 @@ impl Backend {
             return Err(format!("its backend is '{}', this node's is '{}'", attrs.backend_type, self.name()));
         }
         let address = attrs.public_ip(family).ok_or_else(|| format!("it has no public {family} address"))?;
-        let is_broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+        let is_broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
         if address.is_multicast() || address.is_loopback() || is_broadcast {
             return Err(format!("its public IP {address} is not an address of a node"));
         }
@@ -340,7 +248,7 @@ impl Backend {
 }
 
 /// The key of the BPF lease map, which has the peers' IPv4 subnets: the programs carry nothing else yet.
-fn bpf_prefix(subnet: IpNet) -> Option<Prefix> {
+pub(crate) fn bpf_prefix(subnet: IpNet) -> Option<Prefix> {
     match subnet {
         IpNet::V4(net) => Some(Prefix::new(net.addr().into(), net.prefix_len())),
         IpNet::V6(_) => None,

@@ -44,16 +44,8 @@ struct KnownRows {
     hooks: Known<Hook, Attachment>,
 }
 
-/// Rows that nobody wants, by table: deleted once everything else is in place.
-#[derive(Default)]
-pub struct Unwanted {
-    remotes: Vec<Prefix>,
-    hooks: Vec<Hook>,
-    ports: Vec<u32>,
-}
-
 impl FastPath {
-    /// Loads the programs. Nothing is attached before the first [`FastPath::put`].
+    /// Loads the programs. Nothing is attached before the first [`FastPath::make`].
     pub fn load(
         attachments: AttachmentTable,
         source: &ObjectSource,
@@ -96,43 +88,37 @@ impl FastPath {
         counters(&self.plane.stats)
     }
 
-    /// Puts what is missing: configuration, ports, leases, and last the attachments that use them.
-    pub async fn put(
+    /// Makes everything as it should be: configuration, ports, leases, and last the attachments that use them; then away
+    /// with what is too much, the other way round.
+    pub async fn make(
         &mut self,
         node: &Node,
         tunnel: Tunnel,
         remotes: &BTreeMap<Prefix, Remote>,
         pods: &BTreeMap<u32, PodPort>,
         outcome: &mut Outcome,
-    ) -> Unwanted {
+    ) {
         if self.policy != cli::FastPath::Off {
             self.carry_tcp = sysctl::make_conntrack_liberal(self.carry_tcp);
         }
         let config = BTreeMap::from([((), self.config(node, tunnel))]);
         let mut state = StateTable { map: &mut self.plane.state, deadline: deadline() };
         put_missing(&mut state, &mut Known::default(), &config, outcome).await;
-        let known = &mut self.known;
-        let ports = pods.iter().map(|(ifindex, pod)| (*ifindex, pod.port)).collect();
-        let mut table = PortTable(&mut self.plane.ports);
-        let ports = put_missing(&mut table, &mut known.ports, &ports, outcome).await.unwanted;
-        let mut table = RemoteTable(&mut self.plane.leases);
-        let remotes = put_missing(&mut table, &mut known.remotes, remotes, outcome).await.unwanted;
         self.wanted_hooks = hooks(&node.underlay, pods);
-        let mut attaching = self.attachments.with(&mut self.plane.programs);
-        let hooks = put_missing(&mut attaching, &mut known.hooks, &self.wanted_hooks, outcome).await.unwanted;
-        self.forget_absent_pods(pods, outcome);
-        Unwanted { remotes, hooks, ports }
-    }
-
-    /// Deletes what nobody wants, in the reverse order.
-    pub async fn delete(&mut self, unwanted: &Unwanted, outcome: &mut Outcome) {
+        let ports = pods.iter().map(|(ifindex, pod)| (*ifindex, pod.port)).collect();
         let known = &mut self.known;
+        let mut port_table = PortTable(&mut self.plane.ports);
+        let mut remote_table = RemoteTable(&mut self.plane.leases);
         let mut attaching = self.attachments.with(&mut self.plane.programs);
-        delete(&mut attaching, &mut known.hooks, &unwanted.hooks, outcome).await;
-        let mut table = RemoteTable(&mut self.plane.leases);
-        delete(&mut table, &mut known.remotes, &unwanted.remotes, outcome).await;
-        let mut table = PortTable(&mut self.plane.ports);
-        delete(&mut table, &mut known.ports, &unwanted.ports, outcome).await;
+        let ports = put_missing(&mut port_table, &mut known.ports, &ports, outcome).await.unwanted;
+        let remotes = put_missing(&mut remote_table, &mut known.remotes, remotes, outcome).await.unwanted;
+        let hooks = put_missing(&mut attaching, &mut known.hooks, &self.wanted_hooks, outcome).await.unwanted;
+
+        delete(&mut attaching, &mut known.hooks, &hooks, outcome).await;
+        delete(&mut remote_table, &mut known.remotes, &remotes, outcome).await;
+        delete(&mut port_table, &mut known.ports, &ports, outcome).await;
+        // Last: a program that still runs learns again.
+        self.forget_absent_pods(pods, outcome);
     }
 
     /// Puts the programs back where they were taken off since the last pass.

@@ -6,13 +6,17 @@ use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use ovl_common::Mac;
 use rtnetlink::Handle;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use rtnetlink::sys::AsyncSocket as _;
 use tokio::task::JoinHandle;
 
+use crate::family::Family;
+
 mod address;
 mod addresses;
 mod devices;
+mod dump;
 mod fdb;
 mod leftovers;
 mod link;
@@ -26,6 +30,7 @@ mod watch;
 
 pub use address::AddressTable;
 pub use addresses::{NodeAddress, node_addresses};
+pub(crate) use dump::{links, routes};
 pub use fdb::FdbTable;
 pub use leftovers::{Leftover, left_by_flannel, left_in};
 pub use link::DeviceTable;
@@ -83,14 +88,7 @@ pub struct Interface {
 
 /// All interfaces by index.
 pub async fn interfaces(handle: &Handle) -> Result<BTreeMap<u32, Interface>> {
-    let messages: Vec<LinkMessage> = handle
-        .link()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(describe)
-        .context("cannot list the interfaces")?;
+    let messages = links(handle).await?;
     Ok(messages.iter().map(|message| (message.header.index, interface(message))).collect())
 }
 
@@ -168,6 +166,14 @@ where
     /// The kernel queues the answers in the socket's buffer, which holds some two hundred.
     const UNDER_WAY: usize = 64;
     futures_util::stream::iter(items.iter().map(request)).buffered(UNDER_WAY).collect().await
+}
+
+/// The family as netlink has it.
+fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
 }
 
 /// The index of the interface called `name`, where there is one.

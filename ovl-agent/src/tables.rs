@@ -8,9 +8,9 @@ use ovl_common::{Mac, Prefix, Remote};
 use rtnetlink::Handle;
 use tracing::{info, warn};
 
-use crate::backend::{Backend, Desired, RouteKey, Tunnel};
+use crate::backend::{Backend, Desired, RouteKey, Tunnel, bpf_prefix};
 use crate::family::{ByFamily, Family};
-use crate::fast_path::{FastPath, PodPort, Unwanted};
+use crate::fast_path::{FastPath, PodPort};
 use crate::instance::Instance;
 use crate::netlink::{
     AddressTable, DeviceTable, FdbTable, NeighbourTable, RouteTable, left_by_flannel, left_in,
@@ -117,14 +117,9 @@ impl Tables {
         let fdb = put(&mut self.fdb, &desired.fdb, out).await;
         let routes = put_missing(&mut self.routes.table, &mut self.routes.known, &desired.routes, out).await;
         let (neighbours, fdb, unwanted_routes) = self.past_kept(desired, neighbours, fdb, routes.unwanted);
-        let mut bpf = Unwanted::default();
         if let Some(fast_path) = &mut self.fast_path {
             let remotes = carried_by_the_kernel(&desired.remotes, &routes.refused);
-            bpf = fast_path.put(node, tunnel, &remotes, pods, out).await;
-        }
-
-        if let Some(fast_path) = &mut self.fast_path {
-            fast_path.delete(&bpf, out).await;
+            fast_path.make(node, tunnel, &remotes, pods, out).await;
         }
         take(&mut self.routes, &unwanted_routes, out).await;
         take(&mut self.fdb, &fdb, out).await;
@@ -236,10 +231,8 @@ fn carried_by_the_kernel(
     refused: &[RouteKey],
 ) -> BTreeMap<Prefix, Remote> {
     let mut carried = remotes.clone();
-    for route in refused {
-        if let IpNet::V4(net) = route.net {
-            carried.remove(&Prefix::new(net.addr().into(), net.prefix_len()));
-        }
+    for prefix in refused.iter().filter_map(|route| bpf_prefix(route.net)) {
+        carried.remove(&prefix);
     }
     carried
 }

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result};
-use futures_util::TryStreamExt as _;
+use anyhow::Result;
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 
 use super::{Leftover, Removal};
-use crate::netlink::{absent_is_success, describe};
+use crate::netlink::{absent_is_success, links};
 
 /// What of a device tells whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,15 +83,7 @@ impl Devices {
 }
 
 pub(super) async fn find(handle: &Handle, flannel: bool) -> Result<Devices> {
-    let messages: Vec<LinkMessage> = handle
-        .link()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(describe)
-        .context("cannot list the devices")?;
-    let devices: Vec<Device> = messages.iter().map(device).collect();
+    let devices: Vec<Device> = links(handle).await?.iter().map(device).collect();
     let names = devices.iter().map(|device| (device.ifindex, device.name.clone())).collect();
     let leftovers = devices.into_iter().filter(|device| device.is_leftover(flannel)).collect();
     Ok(Devices { names, leftovers })

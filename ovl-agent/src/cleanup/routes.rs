@@ -1,20 +1,21 @@
 //! Routes of overlays that no device takes along when it goes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
+use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
     RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
-use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::devices::Devices;
 use super::files::Ranges;
 use super::{Leftover, Removal};
-use crate::netlink::{absent_is_success, describe, ip, mark};
+use crate::family::Family;
+use crate::netlink::{absent_is_success, ip, mark, routes};
 
 /// Our routes and, inside `ranges`, flannel's.
 pub(super) async fn find(handle: &Handle, devices: &Devices, ranges: &Ranges) -> Result<Vec<Leftover>> {
@@ -49,14 +50,12 @@ pub(super) async fn remove(handle: &Handle, mut route: RouteMessage) -> Result<(
 }
 
 async fn all(handle: &Handle) -> Result<Vec<RouteMessage>> {
-    let ipv4 = handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
-    let mut routes: Vec<RouteMessage> =
-        ipv4.try_collect().await.map_err(describe).context("cannot list the routes")?;
-    let ipv6 = handle.route().get(RouteMessageBuilder::<Ipv6Addr>::new().build()).execute();
-    let ipv6: Vec<RouteMessage> =
-        ipv6.try_collect().await.map_err(describe).context("cannot list the IPv6 routes")?;
-    routes.extend(ipv6);
-    Ok(routes)
+    let mut all = Vec::new();
+    for family in Family::ALL {
+        let of_family: Vec<RouteMessage> = routes(handle, family).try_collect().await?;
+        all.extend(of_family);
+    }
+    Ok(all)
 }
 
 /// What of a route tells whose it is.
@@ -73,11 +72,9 @@ struct Route {
 impl Route {
     fn of(message: &RouteMessage) -> Option<Self> {
         // A default route names no destination.
-        let mut destination = if message.header.address_family == AddressFamily::Inet6 {
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-        } else {
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-        };
+        let family =
+            if message.header.address_family == AddressFamily::Inet6 { Family::V6 } else { Family::V4 };
+        let mut destination = family.unspecified();
         let mut table = u32::from(message.header.table);
         let (mut gateway, mut device) = (None, None);
         for attribute in &message.attributes {

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 
 use super::addresses::node_addresses;
 use super::devices::Devices;
-use super::{absent_is_success, code, describe};
+use super::{absent_is_success, address_family, code, describe};
 use crate::family::{ByFamily, Family};
 use crate::table::Table;
 
@@ -79,8 +78,7 @@ impl Table for AddressTable {
     async fn put(&mut self, net: &IpNet, (): &()) -> Result<()> {
         let family = Family::of_net(net);
         let context = || format!("cannot add address {net} to {}", self.devices.name(family));
-        let index =
-            self.devices.index(family).with_context(|| self.devices.gone(family)).with_context(context)?;
+        let index = self.devices.require(family).with_context(context)?;
         let mut request = self.handle.address().add(index, net.addr(), net.prefix_len());
         // Nobody else can have it, and until the search for one ended, IPv6 would not send from it.
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
@@ -98,13 +96,5 @@ impl Table for AddressTable {
         self.erase(index, net)
             .await
             .with_context(|| format!("cannot remove address {net} from {}", self.devices.name(family)))
-    }
-}
-
-/// The family as netlink has it.
-pub(super) fn address_family(family: Family) -> AddressFamily {
-    match family {
-        Family::V4 => AddressFamily::Inet,
-        Family::V6 => AddressFamily::Inet6,
     }
 }

@@ -1,6 +1,6 @@
 //! The overlay devices by name and index.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rtnetlink::Handle;
 
 use super::index_of;
@@ -38,8 +38,8 @@ impl Devices {
         self.names.get(family).map_or("the overlay device", String::as_str)
     }
 
-    /// What to say where it is not there.
-    pub(super) fn gone(&self, family: Family) -> String {
-        format!("there is no device {}", self.name(family))
+    /// The device's index, for what cannot be written without.
+    pub(super) fn require(&self, family: Family) -> Result<u32> {
+        self.index(family).with_context(|| format!("there is no device {}", self.name(family)))
     }
 }

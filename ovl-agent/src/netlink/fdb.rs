@@ -1,7 +1,7 @@
 //! The overlay devices' forwarding entries: which node a MAC is behind.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
@@ -32,8 +32,7 @@ impl FdbTable {
 
     async fn write(&self, (family, mac): &(Family, Mac), node: &IpAddr) -> Result<()> {
         let context = || format!("cannot add fdb entry {mac} dst {node} on {}", self.devices.name(*family));
-        let index =
-            self.devices.index(*family).with_context(|| self.devices.gone(*family)).with_context(context)?;
+        let index = self.devices.require(*family).with_context(context)?;
         let request = self
             .handle
             .neighbours()
@@ -122,7 +121,9 @@ pub(super) fn row(message: &NeighbourMessage) -> Option<(Mac, IpAddr)> {
         }
     }
     let node = node?;
-    Some((link_layer?, if plain { node } else { nowhere(node) }))
+    // What no peer has as its address.
+    let nowhere = Family::of(node).unspecified();
+    Some((link_layer?, if plain { node } else { nowhere }))
 }
 
 /// Whether the attribute leads elsewhere than the device's own parameters; the kernel only tells of such.
@@ -134,14 +135,6 @@ fn is_detour(attribute: &NeighbourAttribute) -> bool {
             | NeighbourAttribute::IfIndex(_)
             | NeighbourAttribute::SourceVni(_)
     )
-}
-
-/// What no peer has as its address.
-fn nowhere(node: IpAddr) -> IpAddr {
-    match node {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
 }
 
 /// A forwarding entry's message says family "bridge", so its destination arrives as bytes.
@@ -183,7 +176,7 @@ mod tests {
             NeighbourAttribute::IfIndex(2),
             NeighbourAttribute::SourceVni(7),
         ] {
-            assert_eq!(entry(Some(detour)), Some((mac, Ipv4Addr::UNSPECIFIED.into())));
+            assert_eq!(entry(Some(detour)), Some((mac, Family::V4.unspecified())));
         }
     }
 }

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Result;
+use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::route::RouteProtocol;
+use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol};
 
+use super::dump::{is_main, routes};
 use super::mark;
-use super::route::{delete_route, interface_names, main_table, row};
+use super::route::{delete_route, interface_names, row};
 use crate::backend::{Route, RouteKey};
 use crate::family::{ByFamily, Family};
 
@@ -67,8 +69,8 @@ async fn marked(
 ) -> Result<Vec<(RouteKey, Route, RouteProtocol)>> {
     let mut found = Vec::new();
     for family in Family::ALL {
-        let messages = main_table(handle, family).await?;
-        let ours = messages.iter().filter(|message| is_one(message.header.protocol));
+        let messages: Vec<RouteMessage> = routes(handle, family).try_collect().await?;
+        let ours = messages.iter().filter(|message| is_main(message) && is_one(message.header.protocol));
         found.extend(ours.filter_map(|message| {
             let (key, route) = row(message, names)?;
             Some((key, route, message.header.protocol))

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail};
-use futures_util::TryStreamExt as _;
 use ovl_common::Mac;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 use tracing::info;
 
 use super::vxlan::Vxlan;
-use super::{absent_is_success, describe, mac};
+use super::{absent_is_success, describe, links, mac};
 use crate::backend::VxlanDevice;
 use crate::family::ByFamily;
 use crate::table::Table;
@@ -54,8 +53,7 @@ impl DeviceTable {
     }
 
     async fn found(&self) -> Result<Vec<Found>> {
-        let messages: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.map_err(describe)?;
+        let messages = links(&self.handle).await?;
         let is_wanted = |link: &Found| self.wanted.iter().any(|(_, name)| *name == link.name);
         let found = messages.iter().map(found);
         Ok(found.filter(|link| link.alias == self.alias || is_wanted(link)).collect())

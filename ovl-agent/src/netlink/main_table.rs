@@ -1,17 +1,16 @@
 //! The main routing table, whoever wrote it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
-use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::Handle;
 use rtnetlink::packet_route::route::{
-    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteType,
+    RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteType,
 };
-use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::describe;
+use super::dump::{is_main, routes};
 use super::lookup::{gateway, ip};
 use crate::family::Family;
 
@@ -39,34 +38,16 @@ pub struct NextHop {
 
 /// The routes of one family, in the kernel's order.
 pub async fn main_routes(handle: &Handle, family: Family) -> Result<Vec<MainRoute>> {
-    let question = match family {
-        Family::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
-        Family::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
-    };
-    let messages: Vec<RouteMessage> = handle
-        .route()
-        .get(question)
-        .execute()
-        .try_collect()
-        .await
-        .map_err(describe)
-        .with_context(|| format!("cannot list the {family} routes"))?;
+    let messages: Vec<RouteMessage> = routes(handle, family).try_collect().await?;
     Ok(messages.iter().filter_map(|message| main_route(message, family)).collect())
 }
 
 fn main_route(message: &RouteMessage, family: Family) -> Option<MainRoute> {
-    // A kernel without IPv6 answers with the routes that it has.
-    let (wanted, unspecified) = match family {
-        Family::V4 => (AddressFamily::Inet, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
-        Family::V6 => (AddressFamily::Inet6, IpAddr::from(Ipv6Addr::UNSPECIFIED)),
-    };
     let header = &message.header;
-    if (header.address_family, header.table, header.kind)
-        != (wanted, RouteHeader::RT_TABLE_MAIN, RouteType::Unicast)
-    {
+    if !is_main(message) || header.kind != RouteType::Unicast {
         return None;
     }
-    let (mut destination, mut metric, mut hops) = (unspecified, 0, Vec::new());
+    let (mut destination, mut metric, mut hops) = (family.unspecified(), 0, Vec::new());
     let (mut ifindex, mut via) = (None, None);
     for attribute in &message.attributes {
         if let RouteAttribute::Destination(address) = attribute {

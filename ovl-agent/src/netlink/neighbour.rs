@@ -11,9 +11,8 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 
-use super::address::address_family;
 use super::devices::Devices;
-use super::{absent_is_success, describe, mac, pipelined};
+use super::{absent_is_success, address_family, describe, mac, pipelined};
 use crate::family::{ByFamily, Family};
 use crate::table::Table;
 
@@ -33,8 +32,7 @@ impl NeighbourTable {
     async fn write(&self, address: &IpAddr, mac: &Mac) -> Result<()> {
         let family = Family::of(*address);
         let context = || format!("cannot add neighbour {address} ({mac}) on {}", self.devices.name(family));
-        let index =
-            self.devices.index(family).with_context(|| self.devices.gone(family)).with_context(context)?;
+        let index = self.devices.require(family).with_context(context)?;
         let request = self
             .handle
             .neighbours()

@@ -1,17 +1,18 @@
 //! Routes to the peers' subnets.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::packet_route::route::{
-    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
+use super::dump::{is_main, routes};
 use super::lookup::ip;
 use super::mark;
 use super::{absent_is_success, code, describe, index_of, pipelined};
@@ -123,10 +124,8 @@ impl Table for RouteTable {
         self.odd.clear();
         let mut rows = BTreeMap::new();
         for (family, range) in self.ranges.iter() {
-            let mut messages = self.handle.route().get(dump(family)).execute();
-            while let Some(message) =
-                messages.try_next().await.map_err(describe).context("cannot list the routes")?
-            {
+            let mut messages = routes(&self.handle, family);
+            while let Some(message) = messages.try_next().await? {
                 let protocol = message.header.protocol;
                 if !is_main(&message) || !mark::is_ours(protocol) {
                     continue;
@@ -174,25 +173,6 @@ fn builder(net: IpNet) -> RouteMessageBuilder<IpAddr> {
     RouteMessageBuilder::<IpAddr>::new().destination_prefix(net.addr(), net.prefix_len()).unwrap_or_default()
 }
 
-/// The request for every route of one family.
-fn dump(family: Family) -> RouteMessage {
-    match family {
-        Family::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
-        Family::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
-    }
-}
-
-fn is_main(message: &RouteMessage) -> bool {
-    message.header.table == RouteHeader::RT_TABLE_MAIN
-}
-
-pub(super) async fn main_table(handle: &Handle, family: Family) -> Result<Vec<RouteMessage>> {
-    let request = handle.route().get(dump(family));
-    let all: Vec<RouteMessage> =
-        request.execute().try_collect().await.map_err(describe).context("cannot list the routes")?;
-    Ok(all.into_iter().filter(is_main).collect())
-}
-
 /// A route with a next hop or none, as [`RouteTable`] has it.
 pub(super) fn row(message: &RouteMessage, names: &BTreeMap<u32, Arc<str>>) -> Option<(RouteKey, Route)> {
     let mut destination = None;
@@ -215,11 +195,7 @@ pub(super) fn row(message: &RouteMessage, names: &BTreeMap<u32, Arc<str>>) -> Op
     if message.header.kind == RouteType::BlackHole {
         return Some((key, Route::Blackhole));
     }
-    let unspecified = match net {
-        IpNet::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpNet::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
     let onlink = message.header.flags.contains(RouteFlags::Onlink);
-    let gateway = gateway.unwrap_or(unspecified);
+    let gateway = gateway.unwrap_or(Family::of_net(&net).unspecified());
     Some((key, Route::Via { gateway, device: device.unwrap_or_default(), onlink }))
 }

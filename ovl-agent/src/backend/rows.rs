@@ -1,0 +1,105 @@
+//! The rows of every table, as they should be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use ovl_common::{Mac, Prefix, Remote};
+
+use crate::family::Family;
+use crate::lease::LeaseKey;
+
+/// A VXLAN device as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VxlanDevice {
+    /// Network identifier.
+    pub vni: u32,
+    /// UDP port.
+    pub port: u16,
+    /// Source address of the outer packets, and so their family.
+    pub local: IpAddr,
+    /// Index of the underlay interface.
+    pub underlay: u32,
+    /// Largest inner IP packet, bytes.
+    pub mtu: u32,
+    /// Its own MAC, which peers address.
+    pub mac: Mac,
+    /// Whether it learns where MACs are from what it receives. Ours are told.
+    pub learning: bool,
+    /// Whether frames carry a group policy.
+    pub gbp: bool,
+}
+
+/// Which route: the kernel keeps several to one range, told apart by their metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// Where to.
+    pub net: IpNet,
+    /// The lowest wins.
+    pub metric: u32,
+}
+
+impl RouteKey {
+    /// The metric that a route has when nobody asks for one, as flannel's have.
+    pub fn usual(net: IpNet) -> Self {
+        let metric = match net {
+            IpNet::V4(_) => 0,
+            IpNet::V6(_) => 1024,
+        };
+        Self { net, metric }
+    }
+
+    /// Behind every other route to the same range.
+    pub fn last(net: IpNet) -> Self {
+        Self { net, metric: u32::MAX - 1 }
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.net)?;
+        if *self == Self::usual(self.net) { Ok(()) } else { write!(f, " metric {}", self.metric) }
+    }
+}
+
+/// A route as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To a next hop.
+    Via {
+        /// The next hop.
+        gateway: IpAddr,
+        /// Name of the interface it leaves by.
+        device: Arc<str>,
+        /// Whether the next hop is taken to be on the link without an address saying so.
+        onlink: bool,
+    },
+    /// What no more specific route takes is dropped.
+    Blackhole,
+}
+
+/// The rows of every table that carries the overlay. What hangs on the overlay device hangs on that of its own family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Devices by name.
+    pub devices: BTreeMap<String, VxlanDevice>,
+    /// Addresses of the overlay devices.
+    #[expect(clippy::zero_sized_map_values, reason = "a table's rows are a map; these are all key")]
+    pub addresses: BTreeMap<IpNet, ()>,
+    /// Permanent neighbours on the overlay devices.
+    pub neighbours: BTreeMap<IpAddr, Mac>,
+    /// Forwarding entries of the overlay devices: which node has which MAC.
+    pub fdb: BTreeMap<(Family, Mac), IpAddr>,
+    /// Routes of the main table.
+    pub routes: BTreeMap<RouteKey, Route>,
+    /// Rows of the BPF lease map.
+    pub remotes: BTreeMap<Prefix, Remote>,
+    /// What of a lease cannot be programmed, and why.
+    pub rejected: BTreeMap<(LeaseKey, Family), String>,
+    /// Subnets of leases that cannot be read: what an earlier agent programmed for them stays.
+    pub kept: BTreeSet<IpNet>,
+    /// Interfaces that routes to peers lead to.
+    pub ways: BTreeSet<Arc<str>>,
+}
