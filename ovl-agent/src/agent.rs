@@ -246,7 +246,7 @@ impl Agent {
         }
         notify.status(&self.summary());
         if let Some(fast_path) = &mut self.tables.fast_path
-            && let Err(error) = fast_path.extend_deadline()
+            && let Err(error) = fast_path.beat()
         {
             warn!("{error:#}; the programs will leave everything to the kernel");
         }

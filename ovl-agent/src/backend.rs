@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use ipnet::IpNet;
-use ovl_common::{Encapsulation, Mac, Prefix};
+use ovl_common::{Mac, Prefix};
 use tracing::warn;
 
 use crate::family::{ByFamily, Family};
@@ -26,11 +26,9 @@ pub use host_gw::HostGw;
 pub use rows::{Desired, Route, RouteKey, VxlanDevice};
 pub use vxlan::Vxlan;
 
-/// The tunnel that the BPF programs have to write and read.
+/// A tunnel that the BPF programs have to write and read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunnel {
-    /// Kind of tunnel.
-    pub encapsulation: Encapsulation,
     /// Network identifier.
     pub vni: u32,
     /// UDP port.
@@ -152,17 +150,11 @@ impl Backend {
         each.min().unwrap_or(underlay_mtu)
     }
 
-    /// What the BPF programs have to know, which carry IPv4.
-    pub fn tunnel(&self, underlay_mtu: u32) -> Tunnel {
+    /// What the BPF programs have to know of the tunnels, by the family of their outer addresses.
+    pub fn tunnels(&self, underlay_mtu: u32) -> ByFamily<Tunnel> {
         match self {
-            Self::Vxlan(vxlan) => vxlan.tunnel(underlay_mtu),
-            Self::HostGw(_) | Self::Alloc => Tunnel {
-                encapsulation: Encapsulation::None,
-                vni: 0,
-                port: 0,
-                mac: Mac::default(),
-                mtu: underlay_mtu,
-            },
+            Self::Vxlan(vxlan) => vxlan.tunnels(underlay_mtu),
+            Self::HostGw(_) | Self::Alloc => ByFamily::default(),
         }
     }
 
@@ -187,11 +179,15 @@ impl Backend {
             for (family, range) in network.ranges().iter() {
                 let Some(subnet) = key.subnet(family) else { continue };
                 let programmed = self.peer(node, *range, subnet, attrs).and_then(|public_ip| match self {
-                    Self::Vxlan(vxlan) => {
-                        vxlan.peer_rows(subnet, public_ip, attrs, (&overlay, on_link), &mut desired)
-                    }
+                    Self::Vxlan(vxlan) => vxlan.peer_rows(
+                        subnet,
+                        public_ip,
+                        attrs,
+                        (&overlay, on_link, &underlay),
+                        &mut desired,
+                    ),
                     Self::HostGw(_) => {
-                        direct::peer_rows(subnet, public_ip, &underlay, &mut desired);
+                        direct::peer_rows(subnet, public_ip, (&underlay, &underlay), &mut desired);
                         Ok(())
                     }
                     Self::Alloc => Ok(()),
@@ -247,12 +243,9 @@ impl Backend {
     }
 }
 
-/// The key of the BPF lease map, which has the peers' IPv4 subnets: the programs carry nothing else yet.
-pub(crate) fn bpf_prefix(subnet: IpNet) -> Option<Prefix> {
-    match subnet {
-        IpNet::V4(net) => Some(Prefix::new(net.addr().into(), net.prefix_len())),
-        IpNet::V6(_) => None,
-    }
+/// The key of the BPF lease map.
+pub(crate) fn bpf_prefix(subnet: IpNet) -> Prefix {
+    Prefix::new(subnet.addr(), subnet.prefix_len())
 }
 
 /// What every link must carry unfragmented (RFC 791, RFC 8200 section 5), bytes.

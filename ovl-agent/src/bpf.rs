@@ -2,11 +2,14 @@
 
 mod attach;
 mod counters;
+pub(crate) mod features;
 mod load;
 mod maps;
+pub(crate) mod pins;
 
 pub(crate) use attach::PRIORITY;
-pub use attach::{Attachment, AttachmentTable, Hook, TcAttach};
+pub use attach::{Attachment, AttachmentTable, Hook, TcAttach, TcxOrder};
 pub use counters::{Counter, counters};
 pub use load::{DataPlane, LoadError, ObjectSource};
-pub use maps::{Abi, PortTable, RemoteTable, StateTable, prune_learned};
+pub use maps::{Abi, NodeTable, PortTable, Pulse, RemoteTable, StateTable, prune_learned};
+pub use pins::Pins;

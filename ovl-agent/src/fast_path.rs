@@ -1,21 +1,24 @@
 //! The BPF half of the node: what the programs have to know, and where they run.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
-use ovl_common::{ABI, Config, IPV4_BITS, IpKey, Port, Prefix, Program, Remote};
+use ovl_common::{
+    ABI, Config, Encapsulation, IpKey, Port, Prefix, Program, Range, Remote, Travel, Tunnel as TunnelRow,
+};
+use tracing::warn;
 
 use crate::backend::Tunnel;
 use crate::bpf::{
-    Attachment, AttachmentTable, Counter, DataPlane, Hook, LoadError, ObjectSource, PortTable, RemoteTable,
-    StateTable, counters, prune_learned,
+    Attachment, AttachmentTable, Counter, DataPlane, Hook, LoadError, NodeTable, ObjectSource, Pins,
+    PortTable, Pulse, RemoteTable, StateTable, counters, features, prune_learned,
 };
 use crate::cli;
-use crate::family::Family;
+use crate::family::{ByFamily, Family};
 use crate::netlink::Interface;
 use crate::node::{Node, Underlay};
 use crate::reconcile::{Known, Outcome, delete, put_missing};
@@ -25,12 +28,53 @@ use crate::table::Table as _;
 /// How long the programs act without hearing from the agent. Whoever finds them acting later is looking at a bug.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// What the command line says of the fast path.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// `--fast-path`.
+    pub fast_path: cli::FastPath,
+    /// `--fast-path-mark`.
+    pub mark: u32,
+    /// `--verify-interval`.
+    pub verify_interval: Duration,
+    /// `--source-check`.
+    pub source_check: cli::SourceCheck,
+    /// `--max-flows`.
+    pub max_flows: u32,
+}
+
+/// What the programs are to know of the cluster.
+#[derive(Debug)]
+pub struct Cluster<'a> {
+    /// The peers' subnets.
+    pub remotes: &'a BTreeMap<Prefix, Remote>,
+    /// The addresses of all nodes.
+    pub nodes: &'a BTreeSet<IpAddr>,
+    /// Whether `nodes` may lack one, whose lease cannot be read.
+    pub nodes_unsure: bool,
+    /// This node's tunnels, by the family of their outer addresses.
+    pub tunnels: &'a ByFamily<Tunnel>,
+}
+
+/// What the programs are to know of the node's interfaces.
+#[derive(Debug)]
+pub struct Places<'a> {
+    /// The pods' interfaces.
+    pub pods: &'a BTreeMap<u32, PodPort>,
+    /// The overlay devices: index and name.
+    pub overlay: &'a ByFamily<(u32, String)>,
+}
+
 /// The fast path of this node.
 pub struct FastPath {
     plane: DataPlane,
     attachments: AttachmentTable,
-    policy: cli::FastPath,
+    policy: Policy,
+    pins: Option<Pins>,
+    /// Whether this kernel makes room for a tunnel as GSO wants it.
+    can_tunnel: bool,
     carry_tcp: bool,
+    epoch: u64,
     known: KnownRows,
     /// Where programs belong, as of the last pass.
     wanted_hooks: BTreeMap<Hook, Attachment>,
@@ -41,22 +85,48 @@ pub struct FastPath {
 struct KnownRows {
     ports: Known<u32, Port>,
     remotes: Known<Prefix, Remote>,
+    nodes: Known<IpKey, ()>,
     hooks: Known<Hook, Attachment>,
 }
 
 impl FastPath {
-    /// Loads the programs. Nothing is attached before the first [`FastPath::make`].
+    /// Loads the programs. Nothing new is attached before the first [`FastPath::make`]; what an earlier agent of `overlay`
+    /// pinned goes on.
     pub fn load(
-        attachments: AttachmentTable,
+        mut attachments: AttachmentTable,
         source: &ObjectSource,
-        policy: cli::FastPath,
+        policy: Policy,
+        overlay: &str,
     ) -> Result<Self, LoadError> {
-        let plane = DataPlane::load(source)?;
+        let pins = match Pins::open(overlay) {
+            Ok(pins) => Some(pins),
+            Err(error) if error.is_about_pinning_alone() => {
+                warn!("the fast path ends with this process, restarts take the kernel path: {error}");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let mut plane = DataPlane::load(source, policy.max_flows, pins.as_ref())?;
+        if let Some(pins) = &pins {
+            attachments.pin_in(pins.clone());
+        }
+        let can_tunnel = features::takes_room(&mut plane.programs, 50, features::ENCAP_VXLAN).unwrap_or(true);
+        if !can_tunnel {
+            warn!(
+                "this kernel cannot mark a packet as VXLAN's for GSO (BPF_F_ADJ_ROOM_ENCAP_L2_ETH, since 5.13): peers \
+                 behind a tunnel are reached on the kernel path, those on the same link on the fast path"
+            );
+        }
+        // What changed while nobody looked is unknown: flows are verified anew.
+        let epoch = plane.state.get(&0, 0).map_or(1, |config| config.0.epoch.wrapping_add(1));
         Ok(Self {
             plane,
             attachments,
             policy,
+            pins,
+            can_tunnel,
             carry_tcp: true,
+            epoch,
             known: KnownRows::default(),
             wanted_hooks: BTreeMap::new(),
         })
@@ -70,12 +140,9 @@ impl FastPath {
              another --iface, or --mode kernel",
             underlay.name
         );
-        let hooks = hooks(underlay, &BTreeMap::new());
-        let mut attaching = self.attachments.with(&mut self.plane.programs);
-        for (hook, attachment) in &hooks {
-            attaching.put(hook, attachment).await?;
-        }
-        Ok(())
+        let wire = Hook { ifindex: underlay.ifindex, program: Program::FromWire };
+        let attachment = Attachment { interface: underlay.name.clone() };
+        self.attachments.with(&mut self.plane.programs).put(&wire, &attachment).await
     }
 
     /// `tcx` or `clsact`.
@@ -83,55 +150,92 @@ impl FastPath {
         self.attachments.kind()
     }
 
+    /// Where everything is pinned, if it is.
+    pub fn pinned_in(&self) -> Option<&std::path::Path> {
+        self.pins.as_ref().map(Pins::folder)
+    }
+
+    /// What the command line said.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Whether this kernel lets programs wrap packets for a tunnel.
+    pub fn can_tunnel(&self) -> bool {
+        self.can_tunnel
+    }
+
     /// Every counter that is not zero.
     pub fn counters(&self) -> Result<Vec<Counter>> {
         counters(&self.plane.stats)
     }
 
-    /// Makes everything as it should be: configuration, ports, leases, and last the attachments that use them; then away
+    /// Makes everything as it should be: peers, configuration, ports, and last the attachments that use them; then away
     /// with what is too much, the other way round.
     pub async fn make(
         &mut self,
         node: &Node,
-        tunnel: Tunnel,
-        remotes: &BTreeMap<Prefix, Remote>,
-        pods: &BTreeMap<u32, PodPort>,
+        cluster: &Cluster<'_>,
+        places: &Places<'_>,
         outcome: &mut Outcome,
     ) {
-        if self.policy != cli::FastPath::Off {
+        if self.policy.fast_path != cli::FastPath::Off {
             self.carry_tcp = sysctl::make_conntrack_liberal(self.carry_tcp);
         }
-        let config = BTreeMap::from([((), self.config(node, tunnel))]);
-        let mut state = StateTable { map: &mut self.plane.state, deadline: deadline() };
-        put_missing(&mut state, &mut Known::default(), &config, outcome).await;
-        self.wanted_hooks = hooks(&node.underlay, pods);
-        let ports = pods.iter().map(|(ifindex, pod)| (*ifindex, pod.port)).collect();
+        let remotes = self.carried(cluster.remotes);
+        let nodes: BTreeMap<IpKey, ()> = cluster.nodes.iter().map(|node| (IpKey::from(*node), ())).collect();
+        let is_direct = remotes.values().any(|remote| remote.travel == Travel::Direct as u8);
+        self.wanted_hooks = hooks(&node.underlay, is_direct, places);
+        let config = BTreeMap::from([((), self.config(node, cluster, places))]);
+        let ports = places.pods.iter().map(|(ifindex, pod)| (*ifindex, pod.port)).collect();
+        let before = (outcome.put, outcome.deleted);
         let known = &mut self.known;
-        let mut port_table = PortTable(&mut self.plane.ports);
+        let pulse = Pulse { deadline: deadline(), epoch: self.epoch, carry_tcp: self.carry_tcp };
+
+        // The peers first: a node that is not known is taken for a stranger.
+        let mut node_table = NodeTable(&mut self.plane.nodes);
+        let nodes = put_missing(&mut node_table, &mut known.nodes, &nodes, outcome).await.unwanted;
         let mut remote_table = RemoteTable(&mut self.plane.leases);
-        let mut attaching = self.attachments.with(&mut self.plane.programs);
+        let remotes = put_missing(&mut remote_table, &mut known.remotes, &remotes, outcome).await.unwanted;
+        let are_leases_other = before != (outcome.put, outcome.deleted) || !remotes.is_empty();
+        let mut state = StateTable { map: &mut self.plane.state, pulse };
+        put_missing(&mut state, &mut Known::default(), &config, outcome).await;
+        let mut port_table = PortTable(&mut self.plane.ports);
         let ports = put_missing(&mut port_table, &mut known.ports, &ports, outcome).await.unwanted;
-        let remotes = put_missing(&mut remote_table, &mut known.remotes, remotes, outcome).await.unwanted;
+        let mut attaching = self.attachments.with(&mut self.plane.programs);
         let hooks = put_missing(&mut attaching, &mut known.hooks, &self.wanted_hooks, outcome).await.unwanted;
 
         delete(&mut attaching, &mut known.hooks, &hooks, outcome).await;
-        delete(&mut remote_table, &mut known.remotes, &remotes, outcome).await;
         delete(&mut port_table, &mut known.ports, &ports, outcome).await;
+        delete(&mut remote_table, &mut known.remotes, &remotes, outcome).await;
+        if !cluster.nodes_unsure {
+            delete(&mut node_table, &mut known.nodes, &nodes, outcome).await;
+        }
+        if are_leases_other {
+            self.verify_anew(outcome);
+        }
         // Last: a program that still runs learns again.
-        self.forget_absent_pods(pods, outcome);
+        self.forget_absent_pods(places.pods, outcome);
+    }
+
+    /// Has every flow ask netfilter again, because something that it may go by has changed.
+    pub fn verify_anew(&mut self, outcome: &mut Outcome) {
+        self.epoch = self.epoch.wrapping_add(1);
+        if let Err(error) = self.beat() {
+            outcome.errors.push(format!("{error:#}"));
+        }
     }
 
     /// Puts the programs back where they were taken off since the last pass.
     pub async fn mend_hooks(&mut self, outcome: &mut Outcome) {
         let before = self.carry_tcp;
-        if self.policy != cli::FastPath::Off {
+        if self.policy.fast_path != cli::FastPath::Off {
             self.carry_tcp = sysctl::make_conntrack_liberal(self.carry_tcp);
         }
-        if self.carry_tcp != before {
-            let mut state = StateTable { map: &mut self.plane.state, deadline: deadline() };
-            if let Err(error) = state.carry_tcp(self.carry_tcp) {
-                outcome.errors.push(format!("{error:#}"));
-            }
+        if self.carry_tcp != before
+            && let Err(error) = self.beat()
+        {
+            outcome.errors.push(format!("{error:#}"));
         }
         self.known.hooks.doubt();
         let mut attaching = self.attachments.with(&mut self.plane.programs);
@@ -142,17 +246,22 @@ impl FastPath {
     pub fn doubt(&mut self) {
         self.known.ports.doubt();
         self.known.remotes.doubt();
+        self.known.nodes.doubt();
         self.known.hooks.doubt();
     }
 
     /// Tells the programs that the agent is alive.
-    pub fn extend_deadline(&mut self) -> Result<()> {
-        StateTable { map: &mut self.plane.state, deadline: deadline() }.extend()
+    pub fn beat(&mut self) -> Result<()> {
+        let pulse = Pulse { deadline: deadline(), epoch: self.epoch, carry_tcp: self.carry_tcp };
+        StateTable { map: &mut self.plane.state, pulse }.beat()
     }
 
-    /// Takes every program off: from then on the kernel path carries everything.
-    pub async fn detach(&mut self) {
-        self.attachments.detach_all().await;
+    /// Leaves the programs to the next agent where they are pinned; takes them off where they are not: from then on the
+    /// kernel path carries everything.
+    pub async fn leave(&mut self) {
+        if self.pins.is_none() {
+            self.attachments.detach_all().await;
+        }
     }
 
     fn forget_absent_pods(&mut self, pods: &BTreeMap<u32, PodPort>, outcome: &mut Outcome) {
@@ -163,42 +272,73 @@ impl FastPath {
         }
     }
 
-    fn config(&self, node: &Node, tunnel: Tunnel) -> Config {
+    /// The peers that the programs can reach.
+    fn carried(&self, remotes: &BTreeMap<Prefix, Remote>) -> BTreeMap<Prefix, Remote> {
+        let carried =
+            remotes.iter().filter(|(_, remote)| self.can_tunnel || remote.travel == Travel::Direct as u8);
+        carried.map(|(prefix, remote)| (*prefix, *remote)).collect()
+    }
+
+    fn config(&self, node: &Node, cluster: &Cluster<'_>, places: &Places<'_>) -> Config {
         let (source_port_min, source_port_max) = sysctl::source_ports();
-        let policy = match self.policy {
+        let fast_path = match self.policy.fast_path {
             cli::FastPath::Off => ovl_common::FastPath::Off,
             cli::FastPath::Always => ovl_common::FastPath::Always,
+            cli::FastPath::Verified => ovl_common::FastPath::Verified,
         };
-        // The programs carry IPv4. A node without it gives them a subnet of one address that no pod has.
-        let address = match node.underlay.addresses.v4 {
-            Some(IpAddr::V4(address)) => address,
-            Some(IpAddr::V6(_)) | None => Ipv4Addr::UNSPECIFIED,
+        let source_check = match self.policy.source_check {
+            cli::SourceCheck::Off => ovl_common::SourceCheck::Off,
+            cli::SourceCheck::Loose => ovl_common::SourceCheck::Loose,
+            cli::SourceCheck::Strict => ovl_common::SourceCheck::Strict,
         };
-        let subnet = match node.subnet(Family::V4) {
-            Some(IpNet::V4(subnet)) => subnet,
-            Some(IpNet::V6(_)) | None => Ipv4Net::from(Ipv4Addr::UNSPECIFIED),
-        };
+        let tunnel = |family| tunnel_row(family, node, cluster, places);
+        let local = |family| local_range(node.subnet(family));
         Config {
             abi: ABI,
-            fast_path: policy as u32,
+            fast_path: fast_path as u32,
             deadline: 0,
+            epoch: 0,
+            verified_for: u64::try_from(self.policy.verify_interval.as_nanos()).unwrap_or(u64::MAX),
+            mark: self.policy.mark,
+            source_check: source_check as u32,
             underlay: node.underlay.ifindex,
-            encapsulation: tunnel.encapsulation as u32,
-            vni: tunnel.vni,
-            tunnel_mtu: tunnel.mtu,
             underlay_mtu: node.underlay.mtu,
             source_port_min,
             source_port_max,
-            tunnel_port: tunnel.port.to_be_bytes(),
-            vtep_mac: tunnel.mac,
-            underlay_address: address.into(),
-            local_subnet: IpKey::from(subnet.addr()),
-            local_bits: IPV4_BITS + u32::from(subnet.prefix_len()),
-            outer_ttl: sysctl::default_ttl(),
-            carry_tcp: u8::from(self.carry_tcp),
-            reserved: [0; 2],
+            carry_tcp: 0,
+            reserved: [0; 3],
+            tunnel_v4: tunnel(Family::V4),
+            tunnel_v6: tunnel(Family::V6),
+            local_v4: local(Family::V4),
+            local_v6: local(Family::V6),
         }
     }
+}
+
+fn tunnel_row(family: Family, node: &Node, cluster: &Cluster<'_>, places: &Places<'_>) -> TunnelRow {
+    let none = bytemuck::Zeroable::zeroed();
+    let (Some(tunnel), Some(address)) = (cluster.tunnels.get(family), node.underlay.addresses.get(family))
+    else {
+        return none;
+    };
+    TunnelRow {
+        address: IpKey::from(*address),
+        device: places.overlay.get(family).map_or(0, |(ifindex, _)| *ifindex),
+        vni: tunnel.vni,
+        mtu: tunnel.mtu,
+        mac: tunnel.mac,
+        port: tunnel.port.to_be_bytes(),
+        encapsulation: Encapsulation::Vxlan as u8,
+        hop_limit: sysctl::hop_limit(family, &node.underlay.name),
+        reserved: [0; 2],
+    }
+}
+
+fn local_range(subnet: Option<IpNet>) -> Range {
+    subnet.map_or(Range::NONE, |subnet| {
+        let prefix = Prefix::new(subnet.addr(), subnet.prefix_len());
+        Range::new(prefix.address, prefix.bits)
+    })
 }
 
 /// A pod's host-side interface.
@@ -228,14 +368,22 @@ pub fn pod_ports(interfaces: &BTreeMap<u32, Interface>, bridge: &str) -> BTreeMa
         .collect()
 }
 
-fn hooks(underlay: &Underlay, pods: &BTreeMap<u32, PodPort>) -> BTreeMap<Hook, Attachment> {
-    let wire = Hook { ifindex: underlay.ifindex, program: Program::FromWire };
-    let mut hooks = BTreeMap::from([(wire, Attachment { interface: underlay.name.clone() })]);
-    for (ifindex, pod) in pods {
-        for program in [Program::FromPod, Program::ToPod] {
-            let attachment = Attachment { interface: pod.interface.clone() };
-            hooks.insert(Hook { ifindex: *ifindex, program }, attachment);
-        }
+/// Where which program belongs. Peers without a tunnel are reached past the overlay device.
+fn hooks(underlay: &Underlay, is_direct: bool, places: &Places<'_>) -> BTreeMap<Hook, Attachment> {
+    let mut hooks = BTreeMap::new();
+    let mut add = |ifindex: u32, program: Program, interface: &str| {
+        hooks.insert(Hook { ifindex, program }, Attachment { interface: interface.to_owned() });
+    };
+    add(underlay.ifindex, Program::FromWire, &underlay.name);
+    if is_direct {
+        add(underlay.ifindex, Program::ToOverlay, &underlay.name);
+    }
+    for (_, (ifindex, name)) in places.overlay.iter() {
+        add(*ifindex, Program::ToOverlay, name);
+    }
+    for (ifindex, pod) in places.pods {
+        add(*ifindex, Program::FromPod, &pod.interface);
+        add(*ifindex, Program::ToPod, &pod.interface);
     }
     hooks
 }
@@ -289,6 +437,9 @@ mod tests {
         assert_eq!(pods.keys().copied().collect::<Vec<_>>(), [2]);
         assert_eq!(pods[&2].port.gateway, Mac([2, 0, 0, 0, 0, 1]), "the bridge is the gateway");
         assert!(pod_ports(&interfaces, "cni9").is_empty());
-        assert_eq!(hooks(&node().underlay, &pods).len(), 3);
+        let overlay = ByFamily { v4: Some((8, "flannel.1".to_owned())), v6: None };
+        let places = Places { pods: &pods, overlay: &overlay };
+        assert_eq!(hooks(&node().underlay, false, &places).len(), 4);
+        assert_eq!(hooks(&node().underlay, true, &places).len(), 5);
     }
 }

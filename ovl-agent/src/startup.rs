@@ -11,11 +11,11 @@ use rtnetlink::Handle;
 use tracing::{debug, error, info, warn};
 
 use crate::backend::{Backend, HostGw, Vxlan};
-use crate::bpf::{AttachmentTable, ObjectSource};
-use crate::cli::{FastPath as Policy, Mode, RunArgs};
+use crate::bpf::{AttachmentTable, ObjectSource, Pins};
+use crate::cli::{self, Mode, RunArgs};
 use crate::facts::Facts;
 use crate::family::ByFamily;
-use crate::fast_path::FastPath;
+use crate::fast_path::{FastPath, Policy};
 use crate::lease::LeaseAttrs;
 use crate::netlink::{self, DeviceTable};
 use crate::network::{BackendConfig, Network};
@@ -176,36 +176,40 @@ pub async fn fast_path(
     underlay: &Underlay,
     network: &Network,
 ) -> Result<Loaded> {
-    let attachments = AttachmentTable::new(handle.clone(), args.tc_attach, &network.name());
+    let attachments = AttachmentTable::new(handle.clone(), args.tc_attach, args.tcx_order, &network.name());
     let interfaces = netlink::interfaces(handle).await?;
     let ethernet =
         interfaces.values().filter(|interface| interface.ethernet).map(|interface| interface.ifindex);
-    if let Err(error) = attachments.remove_leftovers(ethernet).await {
-        debug!("cannot look for filters that an earlier agent left: {error:#}");
-    }
+    let kernel_only = |reason: &str| Loaded { fast_path: None, reason: reason.to_owned() };
     if args.mode == Mode::Kernel {
-        return Ok(Loaded { fast_path: None, reason: "--mode kernel".to_owned() });
+        remove_leftovers(&attachments, ethernet, network).await;
+        return Ok(kernel_only("--mode kernel"));
     }
     let reason = match &network.backend {
         BackendConfig::Alloc => Some("the alloc backend leaves the packets to others"),
-        _ if network.pools.v4.is_none() => Some("the programs carry IPv4 only, and this network has none"),
         BackendConfig::Vxlan(_) | BackendConfig::HostGw => None,
     };
     if let Some(reason) = reason {
         ensure!(!args.strict, "{reason}, and --strict is set");
-        return Ok(Loaded { fast_path: None, reason: reason.to_owned() });
+        remove_leftovers(&attachments, ethernet, network).await;
+        return Ok(kernel_only(reason));
     }
     let source = args.bpf_object.clone().map_or(ObjectSource::Embedded, ObjectSource::File);
-    let started = match FastPath::load(attachments, &source, args.fast_path) {
+    let started = match FastPath::load(attachments, &source, policy(args), &network.name()) {
         Ok(mut fast_path) => fast_path.attach_underlay(underlay).await.map(|()| fast_path),
         Err(error) => Err(error.into()),
     };
     match started {
         Ok(fast_path) => {
-            let reason = format!("programs loaded, attached by {}", fast_path.attached_by());
-            if args.fast_path == Policy::Off {
+            let mut reason = format!("programs loaded, attached by {}", fast_path.attached_by());
+            if !fast_path.can_tunnel() && matches!(network.backend, BackendConfig::Vxlan(_)) {
+                reason.push_str(
+                    "; tunnels on the kernel path: this kernel lacks BPF_F_ADJ_ROOM_ENCAP_L2_ETH (5.13)",
+                );
+            }
+            if args.fast_path == cli::FastPath::Off {
                 info!(
-                    "the fast path is off: programs only count; --fast-path=always carries pod traffic in eBPF"
+                    "the fast path is off: programs only count; --fast-path=verified carries pod traffic in eBPF"
                 );
             }
             Ok(Loaded { fast_path: Some(fast_path), reason })
@@ -215,6 +219,30 @@ pub async fn fast_path(
             warn!("eBPF does not work here, the kernel path carries everything: {error:#}");
             Ok(Loaded { fast_path: None, reason: format!("{error:#}") })
         }
+    }
+}
+
+fn policy(args: &RunArgs) -> Policy {
+    Policy {
+        fast_path: args.fast_path,
+        mark: args.fast_path_mark,
+        verify_interval: Duration::from_secs(args.verify_interval.into()),
+        source_check: args.source_check,
+        max_flows: args.max_flows,
+    }
+}
+
+/// Takes off what an earlier agent, which had a fast path, left to its successor.
+async fn remove_leftovers(
+    attachments: &AttachmentTable,
+    interfaces: impl Iterator<Item = u32>,
+    network: &Network,
+) {
+    if let Err(error) = Pins::remove_all(&network.name()) {
+        warn!("cannot remove the programs that an earlier agent left: {error:#}");
+    }
+    if let Err(error) = attachments.remove_leftovers(interfaces).await {
+        debug!("cannot look for filters that an earlier agent left: {error:#}");
     }
 }
 

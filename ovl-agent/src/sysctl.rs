@@ -25,9 +25,13 @@ pub fn source_ports() -> (u16, u16) {
     parse().unwrap_or((32768, 60999))
 }
 
-/// The TTL of packets the node itself sends.
-pub fn default_ttl() -> u8 {
-    read("/proc/sys/net/ipv4/ip_default_ttl").filter(|ttl| *ttl > 0).unwrap_or(64)
+/// The TTL or hop limit of packets that the node itself sends out of `interface`.
+pub fn hop_limit(family: Family, interface: &str) -> u8 {
+    let path = match family {
+        Family::V4 => "/proc/sys/net/ipv4/ip_default_ttl".to_owned(),
+        Family::V6 => format!("/proc/sys/net/ipv6/conf/{interface}/hop_limit"),
+    };
+    read(&path).filter(|limit| *limit > 0).unwrap_or(64)
 }
 
 /// Says so where the node would not forward its pods' packets.

@@ -8,9 +8,9 @@ use ovl_common::{Mac, Prefix, Remote};
 use rtnetlink::Handle;
 use tracing::{info, warn};
 
-use crate::backend::{Backend, Desired, RouteKey, Tunnel, bpf_prefix};
+use crate::backend::{Backend, Desired, RouteKey, bpf_prefix};
 use crate::family::{ByFamily, Family};
-use crate::fast_path::{FastPath, PodPort};
+use crate::fast_path::{Cluster, FastPath, Places};
 use crate::instance::Instance;
 use crate::netlink::{
     AddressTable, DeviceTable, FdbTable, NeighbourTable, RouteTable, left_by_flannel, left_in,
@@ -95,9 +95,9 @@ impl Tables {
     pub async fn make(
         &mut self,
         node: &Node,
-        tunnel: Tunnel,
         desired: &Desired,
-        pods: &BTreeMap<u32, PodPort>,
+        cluster: &Cluster<'_>,
+        places: &Places<'_>,
         look: Look,
     ) -> Outcome {
         let mut outcome = Outcome::default();
@@ -118,8 +118,9 @@ impl Tables {
         let routes = put_missing(&mut self.routes.table, &mut self.routes.known, &desired.routes, out).await;
         let (neighbours, fdb, unwanted_routes) = self.past_kept(desired, neighbours, fdb, routes.unwanted);
         if let Some(fast_path) = &mut self.fast_path {
-            let remotes = carried_by_the_kernel(&desired.remotes, &routes.refused);
-            fast_path.make(node, tunnel, &remotes, pods, out).await;
+            let remotes = carried_by_the_kernel(cluster.remotes, &routes.refused);
+            let cluster = Cluster { remotes: &remotes, ..*cluster };
+            fast_path.make(node, &cluster, places, out).await;
         }
         take(&mut self.routes, &unwanted_routes, out).await;
         take(&mut self.fdb, &fdb, out).await;
@@ -231,8 +232,8 @@ fn carried_by_the_kernel(
     refused: &[RouteKey],
 ) -> BTreeMap<Prefix, Remote> {
     let mut carried = remotes.clone();
-    for prefix in refused.iter().filter_map(|route| bpf_prefix(route.net)) {
-        carried.remove(&prefix);
+    for route in refused {
+        carried.remove(&bpf_prefix(route.net));
     }
     carried
 }

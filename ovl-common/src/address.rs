@@ -20,6 +20,37 @@ impl IpKey {
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
     }
 
+    /// The key of an IPv6 address given as the sixteen bytes of a packet.
+    #[inline(always)]
+    pub const fn from_ipv6_octets(octets: [u8; 16]) -> Self {
+        Self(octets)
+    }
+
+    /// All sixteen bytes.
+    #[inline(always)]
+    pub const fn octets(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// Whether this is an IPv4 address.
+    #[inline(always)]
+    pub fn is_ipv4(self) -> bool {
+        let [first, second, third, _] = self.words();
+        first == 0 && second == 0 && third == 0xffff
+    }
+
+    /// The address as four numbers in the order of the bytes.
+    #[inline(always)]
+    pub const fn words(self) -> [u32; 4] {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
+        [
+            u32::from_be_bytes([a, b, c, d]),
+            u32::from_be_bytes([e, f, g, h]),
+            u32::from_be_bytes([i, j, k, l]),
+            u32::from_be_bytes([m, n, o, p]),
+        ]
+    }
+
     /// The last four bytes: the IPv4 address where the key is v4-mapped.
     #[inline(always)]
     pub const fn ipv4_octets(self) -> [u8; 4] {

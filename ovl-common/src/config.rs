@@ -17,39 +17,103 @@ pub struct Config {
     /// Until when the programs may act, nanoseconds of `CLOCK_MONOTONIC`. The agent moves it on every second; an
     /// agent that died without detaching its programs leaves them passing everything from then on.
     pub deadline: u64,
+    /// Raised whenever what netfilter once decided may not be what it would decide now: flows of an earlier epoch are
+    /// verified anew.
+    pub epoch: u64,
+    /// For how long a flow is good once netfilter has accepted it, nanoseconds.
+    pub verified_for: u64,
+    /// The one bit of `skb->mark` that says that netfilter has accepted a packet of an established connection.
+    pub mark: u32,
+    /// A [`SourceCheck`].
+    pub source_check: u32,
     /// Interface index of the underlay device.
     pub underlay: u32,
-    /// An [`Encapsulation`]: what the underlay program looks for besides plain packets.
-    pub encapsulation: u32,
-    /// VXLAN network identifier, 0 to 2^24-1.
-    pub vni: u32,
-    /// Largest inner IP packet in bytes that fits the tunnel: the overlay device's MTU.
-    pub tunnel_mtu: u32,
     /// Largest IP packet in bytes that fits the underlay: the underlay device's MTU.
     pub underlay_mtu: u32,
     /// Lowest outer UDP source port (`net.ipv4.ip_local_port_range`).
     pub source_port_min: u16,
     /// One past the highest outer UDP source port, as the kernel's `udp_flow_src_port` counts.
     pub source_port_max: u16,
-    /// UDP destination port of the tunnel, network byte order.
-    pub tunnel_port: [u8; 2],
-    /// This node's own tunnel MAC: the inner source we write, the inner destination we accept.
-    pub vtep_mac: Mac,
-    /// This node's address on the underlay: the outer source we write, the outer destination we accept.
-    pub underlay_address: IpKey,
-    /// First address of this node's own subnet.
-    pub local_subnet: IpKey,
-    /// Its length, counted as in [`crate::Prefix`] (an IPv4 `/24` is 120).
-    pub local_bits: u32,
-    /// TTL of outer headers, 1 to 255 (`net.ipv4.ip_default_ttl`).
-    pub outer_ttl: u8,
     /// 1 where TCP may take the fast path, 0 where conntrack would call it invalid when it comes back.
     pub carry_tcp: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// The tunnel between nodes' IPv4 addresses.
+    pub tunnel_v4: Tunnel,
+    /// The tunnel between nodes' IPv6 addresses.
+    pub tunnel_v6: Tunnel,
+    /// This node's own IPv4 subnet.
+    pub local_v4: Range,
+    /// This node's own IPv6 subnet.
+    pub local_v6: Range,
+}
+
+const _: () = assert!(size_of::<Config>() == 200);
+
+/// A tunnel, by the family of its outer addresses. Zeroed where there is none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Tunnel {
+    /// This node's address on the underlay: the outer source we write, the outer destination we accept.
+    pub address: IpKey,
+    /// Interface index of the overlay device.
+    pub device: u32,
+    /// VXLAN network identifier, 0 to 2^24-1.
+    pub vni: u32,
+    /// Largest inner IP packet in bytes that fits: the overlay device's MTU.
+    pub mtu: u32,
+    /// This node's own tunnel MAC: the inner source we write, the inner destination we accept.
+    pub mac: Mac,
+    /// UDP destination port, network byte order.
+    pub port: [u8; 2],
+    /// An [`Encapsulation`].
+    pub encapsulation: u8,
+    /// TTL or hop limit of outer headers, 1 to 255 (`net.ipv4.ip_default_ttl`, `net.ipv6.conf.*.hop_limit`).
+    pub hop_limit: u8,
     /// Zero.
     pub reserved: [u8; 2],
 }
 
-const _: () = assert!(size_of::<Config>() == 88);
+const _: () = assert!(size_of::<Tunnel>() == 40);
+
+/// A range of addresses.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Range {
+    /// Its first address.
+    pub base: IpKey,
+    /// Ones where an address has to agree with `base`.
+    pub mask: IpKey,
+}
+
+impl Range {
+    /// One that no pod's address lies in: the unspecified address alone.
+    pub const NONE: Self =
+        Self { base: IpKey::from_ipv6_octets([0; 16]), mask: IpKey::from_ipv6_octets([0xff; 16]) };
+
+    /// The range of the first `bits` bits of `base`, counted as in [`crate::Prefix`] (an IPv4 `/24` is 120).
+    #[expect(clippy::cast_possible_truncation, reason = "shifted to the byte's place")]
+    pub const fn new(base: IpKey, bits: u32) -> Self {
+        let ones = if bits == 0 { 0 } else { u128::MAX << (128 - if bits > 128 { 128 } else { bits }) };
+        let mut mask = [0; 16];
+        let mut at = 0;
+        while at < 16 {
+            mask[at] = (ones >> (120 - 8 * at)) as u8;
+            at += 1;
+        }
+        Self { base, mask: IpKey::from_ipv6_octets(mask) }
+    }
+
+    /// Whether `address` lies in it.
+    #[inline(always)]
+    pub fn contains(&self, address: IpKey) -> bool {
+        let (address, base, mask) = (address.words(), self.base.words(), self.mask.words());
+        (address[0] ^ base[0]) & mask[0] == 0
+            && (address[1] ^ base[1]) & mask[1] == 0
+            && (address[2] ^ base[2]) & mask[2] == 0
+            && (address[3] ^ base[3]) & mask[3] == 0
+    }
+}
 
 /// When a packet may take the fast path: `--fast-path`.
 #[repr(u32)]
@@ -59,14 +123,61 @@ pub enum FastPath {
     Off = 0,
     /// Whenever source and destination are known. Netfilter does not see these packets.
     Always = 1,
+    /// When netfilter has accepted the flow in both directions, and this direction of it lately.
+    Verified = 2,
+}
+
+/// What becomes of packets whose source is not what it should be: `--source-check`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceCheck {
+    /// They are the kernel's.
+    Off = 0,
+    /// Dropped: tunnel packets of no known node, and packets with an address that another node holds. Other addresses
+    /// from outside the overlay are the kernel's, as those of clients of a NodePort that are not translated.
+    Loose = 1,
+    /// Dropped besides: whatever does not come from the sender's own subnet.
+    Strict = 2,
 }
 
 /// How tunnel packets look on the wire.
-#[repr(u32)]
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encapsulation {
     /// No tunnel: the overlay's packets travel as they are (host-gw).
     None = 0,
     /// VXLAN (RFC 7348).
     Vxlan = 1,
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use super::*;
+
+    fn key(text: &str) -> IpKey {
+        text.parse::<IpAddr>().expect("an address").into()
+    }
+
+    #[test]
+    fn a_range_holds_its_own_addresses() {
+        let ipv4 = Range::new(key("10.42.3.0"), 120);
+        let ipv6 = Range::new(key("fd42:0:0:3::"), 64);
+        for (range, address, inside) in [
+            (ipv4, "10.42.3.0", true),
+            (ipv4, "10.42.3.255", true),
+            (ipv4, "10.42.4.0", false),
+            (ipv4, "fd42:0:0:3::1", false),
+            (ipv6, "fd42:0:0:3:ffff::1", true),
+            (ipv6, "fd42:0:0:4::", false),
+            (ipv6, "10.42.3.1", false),
+            (Range::new(key("10.42.3.128"), 121), "10.42.3.127", false),
+            (Range::new(key("10.42.3.7"), 128), "10.42.3.7", true),
+            (Range::NONE, "10.42.3.7", false),
+            (Range::NONE, "fd42::1", false),
+        ] {
+            assert_eq!(range.contains(key(address)), inside, "{range:?} {address}");
+        }
+    }
 }

@@ -8,18 +8,23 @@
 
 mod address;
 mod config;
+mod flow;
 mod maps;
 mod prefix;
 mod reason;
 pub mod wire;
 
 pub use address::{IpKey, Mac};
-pub use config::{Config, Encapsulation, FastPath};
-pub use maps::{ENDPOINTS, Endpoint, LEASES, Map, POD_MACS, PORTS, Port, Remote, STATE, STATS, Stat, Travel};
+pub use config::{Config, Encapsulation, FastPath, Range, SourceCheck, Tunnel};
+pub use flow::{Flow, FlowKey, Half};
+pub use maps::{
+    ENDPOINTS, Endpoint, FLOWS, LEASES, Map, NODES, POD_MACS, PORTS, Port, Remote, STATE, STATS, Stat, TRACE,
+    Trace, Travel,
+};
 pub use prefix::{IPV4_BITS, Prefix};
 pub use reason::{PROGRAMS, Program, REASONS, Reason};
 
 /// Raised by one whenever a type in this crate changes its meaning or layout.
 ///
 /// The agent writes it into [`Config`]; a program that finds another number passes every packet to the kernel.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;

@@ -17,6 +17,13 @@ pub struct Map {
 pub const STATE: Map = Map { name: "OVL_STATE", capacity: 1 };
 /// Subnet → [`Remote`] (longest prefix match; written by the agent; memory is taken per row).
 pub const LEASES: Map = Map { name: "OVL_LEASES", capacity: 65_536 };
+/// Address of a peer on the underlay → 1 (hash; written by the agent): every node that holds a lease.
+pub const NODES: Map = Map { name: "OVL_NODES", capacity: 65_536 };
+/// [`crate::FlowKey`] → [`crate::Flow`] (LRU hash; learned by `to_overlay` and `to_pod`). The capacity is what
+/// `--max-flows` replaces; an entry that had to go only means the slow path until the flow is verified anew.
+pub const FLOWS: Map = Map { name: "OVL_FLOWS", capacity: 262_144 };
+/// `0u32` → [`Trace`] (array; written by `ovl-agent trace`).
+pub const TRACE: Map = Map { name: "OVL_TRACE", capacity: 1 };
 /// Interface index of a pod port → [`Port`] (hash; written by the agent).
 pub const PORTS: Map = Map { name: "OVL_PORTS", capacity: 4096 };
 /// Interface index of a pod port → [`Mac`] of the pod behind it (hash; learned by `from_pod`, pruned by the agent).
@@ -33,7 +40,9 @@ pub struct Remote {
     /// The peer's address on the underlay.
     pub node: IpKey,
     /// A [`Travel`].
-    pub travel: u16,
+    pub travel: u8,
+    /// 1 where the peer takes tunnel packets over IPv6 whose UDP checksum is zero (RFC 6935), which it says in its lease.
+    pub zero_checksum: u8,
     /// The peer's tunnel MAC, zero where there is no tunnel.
     pub vtep_mac: Mac,
 }
@@ -41,7 +50,7 @@ pub struct Remote {
 const _: () = assert!(size_of::<Remote>() == 24);
 
 /// How packets reach one peer.
-#[repr(u16)]
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Travel {
     /// As they are, with the peer as next hop on the underlay.
@@ -74,6 +83,20 @@ pub struct Endpoint {
 
 const _: () = assert!(size_of::<Endpoint>() == 16);
 
+/// What somebody wants to see of the verdicts. A zeroed row is nobody.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Trace {
+    /// Until when, nanoseconds of `CLOCK_MONOTONIC`.
+    pub until: u64,
+    /// Of how many packets that fit one is shown, at random; 0 and 1 show every one.
+    pub one_in: u32,
+    /// Bit `1 << program` for each [`crate::Program`] to show.
+    pub programs: u32,
+    /// Bit `1 << reason` for each [`crate::Reason`] to show.
+    pub reasons: u64,
+}
+
 /// One counter.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -90,7 +113,7 @@ mod tests {
 
     #[test]
     fn map_names_survive_the_kernel() {
-        for map in [STATE, LEASES, PORTS, POD_MACS, ENDPOINTS, STATS] {
+        for map in [STATE, LEASES, NODES, FLOWS, TRACE, PORTS, POD_MACS, ENDPOINTS, STATS] {
             assert!(map.name.len() <= 15, "{} is cut at 15 bytes", map.name);
         }
     }

@@ -10,6 +10,9 @@ pub enum Program {
     FromWire = 1,
     /// Egress of a pod's host-side interface: what the kernel delivers to the pod.
     ToPod = 2,
+    /// Egress of the overlay device, and of the underlay device where peers are reached without a tunnel: what the kernel
+    /// sends to other nodes' pods.
+    ToOverlay = 3,
 }
 
 /// Number of programs.
@@ -18,7 +21,7 @@ pub const PROGRAMS: u32 = Program::ALL.len() as u32;
 
 impl Program {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::FromPod, Self::FromWire, Self::ToPod];
+    pub const ALL: [Self; 4] = [Self::FromPod, Self::FromWire, Self::ToPod, Self::ToOverlay];
 
     /// The name in the object file and in everything a person reads.
     pub const fn name(self) -> &'static str {
@@ -26,13 +29,15 @@ impl Program {
             Self::FromPod => "from_pod",
             Self::FromWire => "from_wire",
             Self::ToPod => "to_pod",
+            Self::ToOverlay => "to_overlay",
         }
     }
 }
 
 macro_rules! reasons {
     ($($variant:ident $name:literal $meaning:literal,)*) => {
-        /// Why a program did what it did with a packet. All but the first five leave it to the kernel, untouched.
+        /// Why a program did what it did with a packet. Whether the packet was dropped is the verdict's to
+        /// say; all others but the first two leave it to the kernel, untouched.
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Reason { $(#[doc = $meaning] $variant,)* }
@@ -63,19 +68,20 @@ reasons! {
     Delivered "delivered" "Delivered into the pod on the fast path.",
     Learned "learned" "The kernel delivered this packet; its pod is now known as an endpoint.",
     Known "known" "The kernel delivered this packet to an endpoint that is known already.",
+    Verified "verified" "Netfilter accepted this packet; its flow may take the fast path in this direction.",
     Mangled "mangled" "Dropped: a step failed after the headers had changed. Stays 0.",
     NoConfig "no_config" "The agent has not written the node's configuration, or was built with other maps.",
     Expired "expired" "The agent has not been heard of for longer than its deadline.",
     FastPathOff "fast_path_off" "The fast path is switched off (--fast-path=off).",
-    NotIp "not_ip" "Not an IP packet of a family that is carried (ARP, IPv6, others).",
+    NotIp "not_ip" "Not an IP packet (ARP, others).",
     Vlan "vlan" "Tagged for a VLAN, which is another network.",
     NotForUs "not_for_us" "Addressed to another host or to a group on the link.",
     Short "short" "The packet ends before its headers do.",
     BadHeader "bad_header" "An IP version or header length that is not what it should be.",
     BadLength "bad_length" "A length field that disagrees with the packet.",
-    Options "options" "IP options.",
+    Options "options" "IPv4 options or IPv6 extension headers.",
     Fragment "fragment" "A fragment.",
-    Ttl "ttl" "A TTL of 1 or 0: the kernel answers it.",
+    Ttl "ttl" "A TTL or hop limit of 1 or 0: the kernel answers it.",
     Protocol "protocol" "Neither TCP, UDP nor ICMP echo.",
     TcpFlags "tcp_flags" "A TCP packet with SYN, FIN or RST: the connection changes its state.",
     StrictConntrack "strict_conntrack" "TCP, which conntrack would call invalid after the fast path: nf_conntrack_tcp_be_liberal is 0.",
@@ -89,13 +95,22 @@ reasons! {
     TunnelFlags "tunnel_flags" "A VXLAN header with flags or reserved bits that are not ours to interpret.",
     OtherVni "other_vni" "A VXLAN packet of another network.",
     InnerMac "inner_mac" "The inner frame is not addressed to this node's tunnel device.",
-    WrongNode "wrong_node" "The outer source is not the node that holds the inner source's subnet.",
+    UnknownNode "unknown_node" "A tunnel packet from an address that is no node's. Dropped unless --source-check=off.",
+    WrongNode "wrong_node" "The inner source is in a subnet of another node than the one that sent it. Dropped unless --source-check=off.",
+    ForeignSource "foreign_source" "The source is in no node's subnet. Dropped with --source-check=strict.",
+    OtherWay "other_way" "It came through the tunnel and belongs beside it, or the other way round.",
+    NoFlow "no_flow" "Netfilter has not accepted this flow yet, as far as is known.",
+    OneWay "one_way" "Netfilter has not accepted the other direction of this flow yet.",
+    Changed "changed" "Rules, routes or leases changed since netfilter accepted this flow.",
+    Aged "aged" "It is long ago that netfilter accepted this flow (--verify-interval).",
+    Unmarked "unmarked" "Not a packet that netfilter accepted of an established connection without NAT.",
+    OuterChecksum "outer_checksum" "The peer wants a UDP checksum over IPv6 that a program cannot make for this packet.",
     UnknownPod "unknown_pod" "The destination is no known endpoint yet.",
     Ecn "ecn" "An ECN combination that RFC 6040 wants logged or dropped.",
     NotPort "not_port" "The interface is not one of the pod ports the agent named.",
     NotRouted "not_routed" "Delivered by the bridge, not through the gateway.",
     Flooded "flooded" "Not addressed to the pod behind this port: the bridge flooded it.",
-    Full "full" "The endpoint map is full.",
+    Full "full" "The map for what was learned is full.",
 }
 
 #[cfg(test)]

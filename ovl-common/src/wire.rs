@@ -11,8 +11,12 @@ use crate::Mac;
 pub const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 /// IP protocol number of ICMP.
 pub const ICMP: u8 = 1;
+/// IP protocol number of ICMPv6.
+pub const ICMPV6: u8 = 58;
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
@@ -80,6 +84,24 @@ pub struct Ipv4 {
     pub destination: [u8; 4],
 }
 
+/// IPv6 without extension headers (RFC 8200 section 3).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Ipv6 {
+    /// Version (highest four bits, 6), traffic class (the next eight), flow label (the lowest twenty).
+    pub version_class_label: [u8; 4],
+    /// What follows this header, bytes.
+    pub payload_length: [u8; 2],
+    /// Protocol of the payload, or the kind of the first extension header.
+    pub next_header: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Source address.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub destination: [u8; 16],
+}
+
 /// UDP (RFC 768).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -123,11 +145,11 @@ impl Tcp {
     pub const STATE_FLAGS: u8 = 0x01 | 0x02 | 0x04;
 }
 
-/// The first eight bytes of an ICMP echo (RFC 792).
+/// The first eight bytes of an ICMP echo (RFC 792) or an ICMPv6 echo (RFC 4443 section 4).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct IcmpEcho {
-    /// 8 is a request, 0 a reply.
+    /// 8 is a request, 0 a reply; of ICMPv6 128 and 129.
     pub kind: u8,
     /// 0 for an echo.
     pub code: u8,
@@ -162,12 +184,10 @@ impl Vxlan {
     }
 }
 
-/// Everything in front of the inner IP packet but the outer Ethernet header: what VXLAN over IPv4 adds, 50 bytes.
+/// What VXLAN puts between the outer and the inner IP header.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct VxlanOverIpv4 {
-    /// Outer IP.
-    pub ip: Ipv4,
+pub struct TunnelHeaders {
     /// Outer UDP.
     pub udp: Udp,
     /// Tunnel header.
@@ -176,7 +196,21 @@ pub struct VxlanOverIpv4 {
     pub ethernet: Ethernet,
 }
 
-const _: () = assert!(size_of::<VxlanOverIpv4>() == 50 && align_of::<VxlanOverIpv4>() == 1);
+const _: () = assert!(size_of::<TunnelHeaders>() == 30 && align_of::<TunnelHeaders>() == 1);
+const _: () = assert!(size_of::<Ipv4>() == 20 && size_of::<Ipv6>() == 40);
+
+/// The sum of 16-bit words in network byte order, not folded; `bytes` has an even number of them, at most 2^16.
+#[inline(always)]
+pub fn sum<const N: usize>(bytes: &[u8; N]) -> u32 {
+    const { assert!(N.is_multiple_of(2)) };
+    let mut sum = 0;
+    let mut at = 0;
+    while at < N {
+        sum += u32::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+        at += 2;
+    }
+    sum
+}
 
 /// Folds a sum of 16-bit words into the one's-complement sum of RFC 1071.
 #[inline(always)]

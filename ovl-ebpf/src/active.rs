@@ -1,30 +1,31 @@
 //! Whether the programs may act at all.
 
-use ovl_common::{ABI, Config, FastPath, IpKey, Reason};
+use ovl_common::{ABI, Config, FastPath, Reason};
 
 use crate::tables::Tables;
 
+/// A node whose agent is alive and wants the fast path.
+#[derive(Clone, Copy, Debug)]
+pub struct Active<'a> {
+    /// Its configuration.
+    pub config: &'a Config,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub now: u64,
+}
+
 /// The node's configuration, where the agent wrote it, is alive and wants the fast path.
 #[inline(always)]
-pub fn active<T: Tables>(tables: &T) -> Result<&Config, Reason> {
+pub fn active<T: Tables>(tables: &T) -> Result<Active<'_>, Reason> {
     let config = tables.config().ok_or(Reason::NoConfig)?;
     if config.abi != ABI {
         return Err(Reason::NoConfig);
     }
-    if config.fast_path != FastPath::Always as u32 {
+    if config.fast_path == FastPath::Off as u32 {
         return Err(Reason::FastPathOff);
     }
-    if tables.now() > config.deadline {
+    let now = tables.now();
+    if now > config.deadline {
         return Err(Reason::Expired);
     }
-    Ok(config)
-}
-
-/// Whether `address` lies in this node's own subnet (IPv4: 96 to 128 bits count).
-#[inline(always)]
-pub fn is_local(config: &Config, address: IpKey) -> bool {
-    let host_bits = 128u32.saturating_sub(config.local_bits).min(31);
-    let difference =
-        u32::from_be_bytes(address.ipv4_octets()) ^ u32::from_be_bytes(config.local_subnet.ipv4_octets());
-    difference >> host_bits == 0
+    Ok(Active { config, now })
 }

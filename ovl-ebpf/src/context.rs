@@ -7,8 +7,9 @@
 
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
-    BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
+    __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+    BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
     BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::generated::{
@@ -16,10 +17,12 @@ use aya_ebpf::helpers::generated::{
     bpf_skb_adjust_room, bpf_skb_pull_data,
 };
 use bytemuck::{AnyBitPattern, NoUninit};
-use ovl_common::Reason;
-use ovl_ebpf::packet::{IP, Packet, TUNNEL};
+use ovl_common::{IpKey, Reason};
+use ovl_ebpf::ip::{Family, IpHeader};
+use ovl_ebpf::packet::{IP, Packet, tunnel_length};
 
 const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
 /// Inner Ethernet header.
@@ -30,7 +33,6 @@ const INNER_L2: u64 = 14;
 /// stays what it is.
 const PUSH: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO
     | BPF_F_ADJ_ROOM_NO_CSUM_RESET
-    | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
     | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
     | BPF_F_ADJ_ROOM_ENCAP_L2_ETH) as u64
     | (INNER_L2 << BPF_ADJ_ROOM_ENCAP_L2_SHIFT);
@@ -88,9 +90,11 @@ impl Packet for Skb {
     #[inline(always)]
     fn make_linear(&mut self, bytes: usize) {
         if self.pointer(0, bytes).is_err() {
-            // SAFETY: the context is valid; no reference into the packet is alive. Fails where the packet is
-            // shorter: `at` then says so for the header that is missing.
-            unsafe { bpf_skb_pull_data(self.context, bytes as u32) };
+            let length = self.context().len;
+            let bytes = if (bytes as u32) < length { bytes as u32 } else { length };
+            // SAFETY: the context is valid; no reference into the packet is alive. Where it fails for want of memory,
+            // `at` finds the packet short.
+            unsafe { bpf_skb_pull_data(self.context, bytes) };
         }
     }
 
@@ -115,8 +119,24 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn from_this_host(&self) -> bool {
+        self.context().ingress_ifindex == 0
+    }
+
+    #[inline(always)]
     fn ifindex(&self) -> u32 {
         self.context().ifindex
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        self.context().mark
+    }
+
+    #[inline(always)]
+    fn set_mark(&mut self, mark: u32) {
+        // SAFETY: the context is valid, and tc programs may write this field.
+        unsafe { (*self.context).mark = mark };
     }
 
     #[inline(always)]
@@ -140,26 +160,39 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn push_tunnel(&mut self) -> Result<(), Reason> {
+    fn push_tunnel<O: IpHeader>(&mut self) -> Result<(), Reason> {
+        let outer = match O::FAMILY {
+            Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+            Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+        };
+        let (room, flags) = (tunnel_length::<O>() as i32, PUSH | u64::from(outer));
         // SAFETY: the context is valid; no reference into the packet is alive.
-        let error = unsafe { bpf_skb_adjust_room(self.context, TUNNEL as i32, BPF_ADJ_ROOM_MAC, PUSH) };
+        let error = unsafe { bpf_skb_adjust_room(self.context, room, BPF_ADJ_ROOM_MAC, flags) };
         if error != 0 {
             return Err(Reason::NoRoom);
         }
         // SAFETY: a plain byte. Volatile, because the loader may have put another value there.
         let poison = unsafe { core::ptr::read_volatile(&raw const OVL_POISON) };
-        if poison != 0
-            && let Ok(room) = self.at_mut::<[u8; TUNNEL]>(IP)
-        {
-            *room = [poison; TUNNEL];
+        if poison != 0 {
+            // As much as every tunnel has.
+            if let Ok(room) = self.at_mut::<[u8; 50]>(IP) {
+                *room = [poison; 50];
+            }
         }
         Ok(())
     }
 
     #[inline(always)]
-    fn pop_tunnel(&mut self) -> Result<(), Reason> {
+    fn pop_tunnel<O: IpHeader>(&mut self, inner: Family) -> Result<(), Reason> {
+        // Kernels before 6.3 don't know these: there a tunnel of one family that carries the other is the kernel's.
+        let family = match (O::FAMILY, inner) {
+            (Family::V4, Family::V4) | (Family::V6, Family::V6) => 0,
+            (Family::V4, Family::V6) => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+            (Family::V6, Family::V4) => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+        };
+        let (room, flags) = (-(tunnel_length::<O>() as i32), POP | u64::from(family));
         // SAFETY: the context is valid; no reference into the packet is alive.
-        let error = unsafe { bpf_skb_adjust_room(self.context, -(TUNNEL as i32), BPF_ADJ_ROOM_MAC, POP) };
+        let error = unsafe { bpf_skb_adjust_room(self.context, room, BPF_ADJ_ROOM_MAC, flags) };
         if error != 0 {
             return Err(Reason::NoRoom);
         }
@@ -172,16 +205,21 @@ impl Packet for Skb {
 
 /// Sends the packet out of an interface; the kernel resolves the next hop, its own choice where none is given.
 #[inline(always)]
-pub(crate) fn redirect_neigh(ifindex: u32, next_hop: Option<[u8; 4]>) -> i32 {
+pub(crate) fn redirect_neigh(ifindex: u32, next_hop: Option<IpKey>) -> i32 {
     let action = match next_hop {
         // SAFETY: a null pointer of length 0 asks for a route lookup.
         None => unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) },
         Some(address) => {
+            let is_ipv4 = address.is_ipv4();
             let mut neighbour = bpf_redir_neigh {
-                nh_family: AF_INET,
+                nh_family: if is_ipv4 { AF_INET } else { AF_INET6 },
                 __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] },
             };
-            neighbour.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(address);
+            if is_ipv4 {
+                neighbour.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(address.ipv4_octets());
+            } else {
+                neighbour.__bindgen_anon_1.ipv6_nh = address.words().map(u32::to_be);
+            }
             let size = size_of::<bpf_redir_neigh>() as i32;
             // SAFETY: the struct is fully written and outlives the call.
             unsafe { bpf_redirect_neigh(ifindex, &raw mut neighbour, size, 0) }
@@ -195,4 +233,15 @@ pub(crate) fn redirect_neigh(ifindex: u32, next_hop: Option<[u8; 4]>) -> i32 {
 pub(crate) fn redirect_peer(ifindex: u32) -> i32 {
     // SAFETY: takes plain numbers.
     unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
+}
+
+/// Asks for room as the context says, and returns the errno.
+#[inline(always)]
+pub(crate) fn probe(context: *mut __sk_buff) -> i32 {
+    // SAFETY: the kernel's pointer is valid while the program runs.
+    let asked = unsafe { &*context };
+    let flags = u64::from(asked.mark) | u64::from(asked.priority) << 32;
+    // SAFETY: the context is valid; no reference into the packet is alive.
+    let error = unsafe { bpf_skb_adjust_room(context, asked.cb[0] as i32, BPF_ADJ_ROOM_MAC, flags) };
+    -(error as i32)
 }

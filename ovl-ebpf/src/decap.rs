@@ -1,62 +1,69 @@
 //! Reading the outer headers of a tunnel packet.
 
-use ovl_common::wire::{ETHERTYPE_IPV4, Ipv4, VxlanOverIpv4};
+use ovl_common::wire::{TunnelHeaders, UDP, Vxlan};
 use ovl_common::{Config, IpKey, Reason};
 
-use crate::inspect::check_fixed_part;
+use crate::ip::IpHeader;
 use crate::packet::{IP, Packet};
 
 const ECN: u8 = 0b11;
 
-/// What the outer headers say.
+/// What the outer headers say of a packet for our network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outer {
     /// The node that sent the packet.
     pub node: IpKey,
     /// DSCP and ECN.
     pub tos: u8,
+    /// EtherType of the inner frame.
+    pub ethertype: [u8; 2],
+    /// Why the packet is the kernel's, where it is.
+    pub oddity: Result<(), Reason>,
 }
 
 /// Whether `ip` is a packet to this node's tunnel port, as far as the IP header tells.
 #[inline(always)]
-pub fn is_to_tunnel(config: &Config, ip: &Ipv4) -> bool {
-    ip.protocol == ovl_common::wire::UDP && ip.destination == config.underlay_address.ipv4_octets()
+pub fn is_to_tunnel<O: IpHeader>(config: &Config, ip: &O) -> bool {
+    let tunnel = O::tunnel(config);
+    tunnel.encapsulation == ovl_common::Encapsulation::Vxlan as u8
+        && ip.protocol() == UDP
+        && ip.destination() == tunnel.address
 }
 
-/// Reads the outer headers of a packet for which [`is_to_tunnel`] holds.
+/// Reads the outer headers of a packet for which [`is_to_tunnel`] holds. An error is a packet that is not of our network,
+/// or cannot be told to be.
 #[inline(always)]
-pub fn outer<P: Packet>(packet: &P, config: &Config) -> Result<Outer, Reason> {
-    let headers: &VxlanOverIpv4 = packet.at(IP)?;
-    if headers.udp.destination != config.tunnel_port {
+pub fn outer<O: IpHeader, P: Packet>(packet: &P, config: &Config) -> Result<Outer, Reason> {
+    let ip: &O = packet.at(IP)?;
+    let headers: &TunnelHeaders = packet.at(IP + O::LENGTH)?;
+    let tunnel = O::tunnel(config);
+    if headers.udp.destination != tunnel.port {
         return Err(Reason::NotTunnel);
     }
-    check_fixed_part(&headers.ip)?;
-    if headers.ip.checksum != headers.ip.computed_checksum() {
+    ip.check_fixed_part()?;
+    if !ip.is_intact() {
         return Err(Reason::BadHeader);
     }
-    let total = usize::from(u16::from_be_bytes(headers.ip.total_length));
-    let udp = usize::from(u16::from_be_bytes(headers.udp.length));
     // Never padded: the shortest tunnel packet is longer than the shortest frame.
-    if total + IP != packet.length() || udp + size_of::<Ipv4>() != total {
+    let udp = usize::from(u16::from_be_bytes(headers.udp.length));
+    if ip.length() + IP != packet.length() || udp + O::LENGTH != ip.length() {
         return Err(Reason::BadLength);
     }
-    let expected = ovl_common::wire::Vxlan::new(config.vni);
-    if headers.vxlan.flags != expected.flags
-        || headers.vxlan.reserved != expected.reserved
-        || headers.vxlan.reserved2 != expected.reserved2
-    {
+    let expected = Vxlan::new(tunnel.vni);
+    if headers.vxlan.flags & expected.flags == 0 {
         return Err(Reason::TunnelFlags);
     }
     if headers.vxlan.vni != expected.vni {
         return Err(Reason::OtherVni);
     }
-    if headers.ethernet.destination != config.vtep_mac {
-        return Err(Reason::InnerMac);
-    }
-    if headers.ethernet.ethertype != ETHERTYPE_IPV4 {
-        return Err(Reason::NotIp);
-    }
-    Ok(Outer { node: IpKey::from_ipv4_octets(headers.ip.source), tos: headers.ip.tos })
+    let oddity = if headers.vxlan != expected {
+        Err(Reason::TunnelFlags)
+    } else if headers.ethernet.destination != tunnel.mac {
+        Err(Reason::InnerMac)
+    } else {
+        Ok(())
+    };
+    Ok(Outer { node: ip.source(), tos: ip.tos(), ethertype: headers.ethernet.ethertype, oddity })
 }
 
 /// Whether congestion experienced has to be marked inside (RFC 6040 section 4.2, figure 4).

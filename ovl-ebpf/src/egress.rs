@@ -1,27 +1,31 @@
 //! `from_pod`: what a pod sends to a pod on another node.
 
-use ovl_common::wire::{Ethernet, Ipv4, VxlanOverIpv4};
-use ovl_common::{Config, Reason, Remote, Travel};
+use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6};
+use ovl_common::{Config, IpKey, Reason, Remote, SourceCheck, Travel};
 
-use crate::active::active;
-use crate::encap;
-use crate::inspect::{Inner, Trailer, check_link_layer, inspect};
+use crate::active::{Active, active};
+use crate::encap::{self, Hops};
+use crate::flow::{Direction, admit};
+use crate::inspect::{Inner, TRANSPORT, Trailer, check_link_layer, inspect};
+use crate::ip::IpHeader;
 use crate::learn::note_sender;
-use crate::packet::{INNER_IP, IP, Packet};
+use crate::packet::{IP, Packet};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
-
-/// Bytes of headers that [`inspect`] may read: Ethernet, IPv4, TCP.
-const HEADERS: usize = 14 + 20 + 20;
 
 /// Decides about a packet at the ingress of a pod's host-side interface.
 #[inline(always)]
 pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
-    let config = match active(tables) {
-        Ok(config) => config,
+    let active = match active(tables) {
+        Ok(active) => active,
         Err(reason) => return Verdict::Pass(reason),
     };
-    match carry(packet, tables, config) {
+    let carried = match packet.ethertype() {
+        ETHERTYPE_IPV4 => carry::<Ipv4, P, T>(packet, tables, &active),
+        ETHERTYPE_IPV6 => carry::<Ipv6, P, T>(packet, tables, &active),
+        _ => Err(Reason::NotIp),
+    };
+    match carried {
         Ok(verdict) => verdict,
         Err(reason) => {
             note_sender(packet, tables);
@@ -31,28 +35,56 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
 }
 
 #[inline(always)]
-fn carry<P: Packet, T: Tables>(packet: &mut P, tables: &T, config: &Config) -> Result<Verdict, Reason> {
+fn carry<I: IpHeader, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    active: &Active<'_>,
+) -> Result<Verdict, Reason> {
     check_link_layer(packet)?;
-    packet.make_linear(HEADERS);
-    let inner = inspect(packet, config, IP, Trailer::None)?;
-    let remote = tables.remote(inner.destination).ok_or(Reason::NotOverlay)?;
-    check_sender(packet, tables, &inner)?;
-    if remote.travel == Travel::Vxlan as u16 {
-        fits(&inner, config.tunnel_mtu)?;
-        encapsulate(packet, config, remote, &inner)
-    } else {
-        fits(&inner, config.underlay_mtu)?;
-        route(packet, config, remote)
+    packet.make_linear(IP + I::LENGTH + TRANSPORT);
+    let config = active.config;
+    let ip: &I = packet.at(IP)?;
+    ip.check_version()?;
+    let source = ip.source();
+    let remote = tables.remote(ip.destination()).ok_or(Reason::NotOverlay)?;
+    if !I::local(config).contains(source) {
+        return stranger(tables, config, source);
     }
+    let inner = inspect::<I, P>(packet, config, IP, Trailer::None)?;
+    check_sender(packet, tables, source)?;
+    if remote.travel == Travel::Direct as u8 {
+        fits(&inner, config.underlay_mtu)?;
+        admit(tables, active, Direction::Out, packet.ifindex(), &inner)?;
+        route::<I, P>(packet, config, remote)
+    } else if remote.node.is_ipv4() {
+        fits(&inner, config.tunnel_v4.mtu)?;
+        admit(tables, active, Direction::Out, packet.ifindex(), &inner)?;
+        encapsulate::<I, Ipv4, P>(packet, config, remote, &inner, Hops::One)
+    } else {
+        fits(&inner, config.tunnel_v6.mtu)?;
+        admit(tables, active, Direction::Out, packet.ifindex(), &inner)?;
+        encapsulate::<I, Ipv6, P>(packet, config, remote, &inner, Hops::One)
+    }
+}
+
+/// A pod that sends into the overlay with an address that is not one of this node's: with that of another node's pod it
+/// lies; with any other it may stand before a network of its own, whose packets the kernel masquerades.
+#[inline(always)]
+fn stranger<T: Tables>(tables: &T, config: &Config, source: IpKey) -> Result<Verdict, Reason> {
+    let (reason, dropped_from) = match tables.remote(source) {
+        Some(_) => (Reason::WrongNode, SourceCheck::Loose),
+        None => (Reason::ForeignSource, SourceCheck::Strict),
+    };
+    if config.source_check >= dropped_from as u32 { Ok(Verdict::Drop(reason)) } else { Err(reason) }
 }
 
 /// The source must be the pod that the kernel delivers to through this very interface, and it must want its gateway.
 #[inline(always)]
-fn check_sender<P: Packet, T: Tables>(packet: &P, tables: &T, inner: &Inner) -> Result<(), Reason> {
-    let endpoint = tables.endpoint(inner.source).ok_or(Reason::UnknownSource)?;
+fn check_sender<P: Packet, T: Tables>(packet: &P, tables: &T, source: IpKey) -> Result<(), Reason> {
+    let endpoint = tables.endpoint(source).ok_or(Reason::UnknownSource)?;
     if endpoint.ifindex != packet.ifindex() {
         // The address moved, or somebody borrows it. Either way the kernel decides anew whose it is.
-        tables.forget_endpoint(inner.source);
+        tables.forget_endpoint(source);
         return Err(Reason::MovedSource);
     }
     let ethernet: &Ethernet = packet.at(0)?;
@@ -72,71 +104,139 @@ pub(crate) fn fits(inner: &Inner, mtu: u32) -> Result<(), Reason> {
 }
 
 #[inline(always)]
-fn encapsulate<P: Packet>(
+pub(crate) fn encapsulate<I: IpHeader, O: IpHeader, P: Packet>(
     packet: &mut P,
     config: &Config,
     remote: &Remote,
     inner: &Inner,
+    hops: Hops,
 ) -> Result<Verdict, Reason> {
-    let hash = packet.flow_hash();
-    let id = packet.random();
-    let headers = encap::headers(config, remote, inner, hash, id)?;
-    packet.push_tunnel()?;
+    let plan = encap::plan::<O, P>(packet, config, remote, inner)?;
+    packet.push_tunnel::<O>()?;
     // From here on the packet is neither of the two: what fails now, drops it.
-    let Ok(outer) = packet.at_mut::<VxlanOverIpv4>(IP) else { return Ok(Verdict::Drop(Reason::Mangled)) };
-    *outer = headers;
-    let Ok(ip) = packet.at_mut::<Ipv4>(INNER_IP) else { return Ok(Verdict::Drop(Reason::Mangled)) };
-    ip.decrement_ttl();
-    Ok(Verdict::Send { ifindex: config.underlay, next_hop: None })
+    match encap::write::<I, O, P>(packet, config, remote, &plan, hops) {
+        Ok(()) => Ok(Verdict::Send { ifindex: config.underlay, next_hop: None }),
+        Err(_) => Ok(Verdict::Drop(Reason::Mangled)),
+    }
 }
 
 #[inline(always)]
-fn route<P: Packet>(packet: &mut P, config: &Config, remote: &Remote) -> Result<Verdict, Reason> {
-    packet.at_mut::<Ipv4>(IP)?.decrement_ttl();
-    Ok(Verdict::Send { ifindex: config.underlay, next_hop: Some(remote.node.ipv4_octets()) })
+fn route<I: IpHeader, P: Packet>(
+    packet: &mut P,
+    config: &Config,
+    remote: &Remote,
+) -> Result<Verdict, Reason> {
+    packet.at_mut::<I>(IP)?.take_hop();
+    Ok(Verdict::Send { ifindex: config.underlay, next_hop: Some(remote.node) })
 }
 
 #[cfg(test)]
 mod tests {
-    use ovl_common::wire::Udp;
+    use std::net::IpAddr;
+
+    use ovl_common::wire::{TunnelHeaders, Udp, Vxlan};
 
     use super::*;
+    use crate::ip::Family;
+    use crate::packet::inner_ip;
     use crate::testing::{
-        Frame, GATEWAY, NODE, PEER_NODE, PEER_POD, PEER_VTEP, POD, POD_MAC, POD_PORT, UNDERLAY, VTEP, config,
-        endpoint, from_pod_frame, left_to_the_kernel_from_pod, tables, udp,
+        Frame, GATEWAY, NODE, NODE6, PEER_NODE, PEER_NODE6, PEER_POD, PEER_VTEP, POD, POD_MAC, POD_PORT,
+        UNDERLAY, VTEP, config, endpoint, from_pod_frame, from_pod_frame_of, is_udp_intact,
+        left_to_the_kernel_from_pod, left_to_the_kernel_from_pod6, tables, tables_over, udp,
     };
 
-    #[test]
-    fn a_packet_for_a_tunnelled_peer_is_wrapped() {
-        let mut frame = from_pod_frame();
+    const SENT: Verdict = Verdict::Send { ifindex: UNDERLAY, next_hop: None };
+
+    /// Every field of a packet wrapped for the peer, but its outer header's own.
+    fn wrapped<I: IpHeader, O: IpHeader>(
+        mut frame: Frame,
+        tables: &crate::testing::Mem,
+    ) -> (Frame, TunnelHeaders) {
         let before = frame.clone();
-        let verdict = from_pod(&mut frame, &tables(Travel::Vxlan));
-        assert_eq!(verdict, Verdict::Send { ifindex: UNDERLAY, next_hop: None });
+        assert_eq!(from_pod(&mut frame, tables), SENT);
+        let tunnel: TunnelHeaders = frame.read(IP + O::LENGTH);
+        assert_eq!(usize::from(u16::from_be_bytes(tunnel.udp.length)), frame.bytes.len() - IP - O::LENGTH);
+        assert_eq!(tunnel.udp.destination, 8472u16.to_be_bytes());
+        assert_eq!(tunnel.vxlan, Vxlan::new(1));
+        let ethernet = Ethernet { source: VTEP, destination: PEER_VTEP, ethertype: I::ETHERTYPE };
+        assert_eq!(tunnel.ethernet, ethernet);
+        let outer: O = frame.read(IP);
+        assert_eq!((outer.hop_limit(), outer.tos(), outer.protocol()), (64, 0, 17));
+        assert_eq!((outer.length(), outer.is_intact()), (frame.bytes.len() - IP, true));
+        let inner: I = frame.read(inner_ip::<O>());
+        assert_eq!((inner.hop_limit(), inner.is_intact()), (63, true));
+        assert_eq!(frame.bytes[inner_ip::<O>() + I::LENGTH..], before.bytes[IP + I::LENGTH..], "the payload");
+        (frame, tunnel)
+    }
 
-        let outer: VxlanOverIpv4 = frame.read(IP);
-        assert_eq!(outer.ip.checksum, outer.ip.computed_checksum());
-        assert_eq!((outer.ip.source, outer.ip.destination), (NODE, PEER_NODE));
-        assert_eq!((outer.ip.ttl, outer.ip.tos, outer.ip.fragment), (64, 0, [0; 2]));
-        assert_eq!(usize::from(u16::from_be_bytes(outer.ip.total_length)), frame.bytes.len() - IP);
-        assert_eq!(usize::from(u16::from_be_bytes(outer.udp.length)), frame.bytes.len() - IP - 20);
-        assert_eq!((outer.udp.destination, outer.udp.checksum), (8472u16.to_be_bytes(), [0; 2]));
-        assert_eq!(bytemuck::bytes_of(&outer.vxlan), [8, 0, 0, 0, 0, 0, 1, 0]);
-        assert_eq!((outer.ethernet.source, outer.ethernet.destination), (VTEP, PEER_VTEP));
+    #[test]
+    fn a_packet_for_a_tunnelled_peer_is_wrapped_whatever_the_families() {
+        let (v4, v6) = (tables_over(Travel::Vxlan, Family::V4), tables_over(Travel::Vxlan, Family::V6));
+        for family in [Family::V4, Family::V6] {
+            let frame = from_pod_frame_of(family);
+            let (outer, udp) = match family {
+                Family::V4 => wrapped::<Ipv4, Ipv4>(frame, &v4),
+                Family::V6 => wrapped::<Ipv6, Ipv4>(frame, &v4),
+            };
+            let ip: Ipv4 = outer.read(IP);
+            assert_eq!(
+                (ip.source, ip.destination, ip.fragment, udp.udp.checksum),
+                (NODE, PEER_NODE, [0; 2], [0; 2])
+            );
 
-        let inner: Ipv4 = frame.read(INNER_IP);
-        assert_eq!(inner.ttl, 63);
-        assert_eq!(inner.checksum, inner.computed_checksum());
-        assert_eq!(frame.bytes[INNER_IP + 20..], before.bytes[IP + 20..], "the payload is untouched");
+            let frame = from_pod_frame_of(family);
+            let (outer, _) = match family {
+                Family::V4 => wrapped::<Ipv4, Ipv6>(frame, &v6),
+                Family::V6 => wrapped::<Ipv6, Ipv6>(frame, &v6),
+            };
+            let ip: Ipv6 = outer.read(IP);
+            assert_eq!((ip.source, ip.destination), (NODE6, PEER_NODE6));
+            assert_eq!(ip.version_class_label, [0x60, 0, 0, 0]);
+            assert!(is_udp_intact::<Ipv6>(&outer, IP), "stock peers drop what has no checksum");
+        }
+    }
+
+    #[test]
+    fn a_checksum_that_cannot_be_made_is_the_kernels_unless_the_peer_wants_none() {
+        let mut tables = tables_over(Travel::Vxlan, Family::V6);
+        let aggregate = || {
+            let mut frame = from_pod_frame();
+            frame.segment_size = Some(50);
+            frame
+        };
+        let unsummed = || {
+            let mut frame = from_pod_frame();
+            frame.change::<Udp>(IP + 20, |udp| udp.checksum = [0; 2]);
+            frame
+        };
+        for mut frame in [aggregate(), unsummed()] {
+            assert_eq!(from_pod(&mut frame, &tables), Verdict::Pass(Reason::OuterChecksum));
+        }
+        tables.remotes.iter_mut().for_each(|(_, remote)| remote.zero_checksum = 1);
+        for mut frame in [aggregate(), unsummed(), from_pod_frame()] {
+            assert_eq!(from_pod(&mut frame, &tables), SENT);
+            assert_eq!(frame.read::<Udp>(IP + 40).checksum, [0; 2]);
+        }
     }
 
     #[test]
     fn a_packet_for_a_direct_peer_is_routed() {
-        let mut frame = from_pod_frame();
-        let length = frame.bytes.len();
-        let verdict = from_pod(&mut frame, &tables(Travel::Direct));
-        assert_eq!(verdict, Verdict::Send { ifindex: UNDERLAY, next_hop: Some(PEER_NODE) });
-        let ip: Ipv4 = frame.read(IP);
-        assert_eq!((ip.ttl, ip.checksum, frame.bytes.len()), (63, ip.computed_checksum(), length));
+        for (outer, node) in [(Family::V4, IpAddr::from(PEER_NODE)), (Family::V6, IpAddr::from(PEER_NODE6))] {
+            for inner in [Family::V4, Family::V6] {
+                let mut frame = from_pod_frame_of(inner);
+                let length = frame.bytes.len();
+                let verdict = from_pod(&mut frame, &tables_over(Travel::Direct, outer));
+                assert_eq!(verdict, Verdict::Send { ifindex: UNDERLAY, next_hop: Some(node.into()) });
+                assert_eq!(frame.bytes.len(), length);
+                match inner {
+                    Family::V4 => {
+                        let ip: Ipv4 = frame.read(IP);
+                        assert_eq!((ip.ttl, ip.checksum), (63, ip.computed_checksum()));
+                    }
+                    Family::V6 => assert_eq!(frame.read::<Ipv6>(IP).hop_limit, 63),
+                }
+            }
+        }
     }
 
     #[test]
@@ -147,6 +247,34 @@ mod tests {
             let before = frame.bytes.clone();
             assert_eq!(from_pod(&mut frame, &tables(Travel::Vxlan)), Verdict::Pass(reason), "{name}");
             assert_eq!(frame.bytes, before, "{name}");
+        }
+        for (name, change, reason) in left_to_the_kernel_from_pod6() {
+            let mut frame = from_pod_frame_of(Family::V6);
+            change(&mut frame);
+            let before = frame.bytes.clone();
+            assert_eq!(from_pod(&mut frame, &tables(Travel::Vxlan)), Verdict::Pass(reason), "{name}");
+            assert_eq!(frame.bytes, before, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_pod_may_not_borrow_an_address_from_another_node() {
+        let send = |source: [u8; 4], source_check: SourceCheck| {
+            let mut tables = tables(Travel::Vxlan);
+            tables.config = Some(Config { source_check: source_check as u32, ..config() });
+            let mut frame = Frame::new(POD_PORT, udp(source, PEER_POD, (POD_MAC, GATEWAY), 10));
+            from_pod(&mut frame, &tables)
+        };
+        let (other_node, nested) = ([10, 42, 7, 9], [172, 16, 0, 2]);
+        for (source, check, expected) in [
+            (other_node, SourceCheck::Off, Verdict::Pass(Reason::WrongNode)),
+            (other_node, SourceCheck::Loose, Verdict::Drop(Reason::WrongNode)),
+            (other_node, SourceCheck::Strict, Verdict::Drop(Reason::WrongNode)),
+            (nested, SourceCheck::Off, Verdict::Pass(Reason::ForeignSource)),
+            (nested, SourceCheck::Loose, Verdict::Pass(Reason::ForeignSource)),
+            (nested, SourceCheck::Strict, Verdict::Drop(Reason::ForeignSource)),
+        ] {
+            assert_eq!(send(source, check), expected, "{source:?} {check:?}");
         }
     }
 
@@ -176,6 +304,8 @@ mod tests {
             frame.change::<Ipv4>(IP, |ip| ip.protocol = 1);
             frame.bytes[IP + 20] = kind;
             frame.bytes[IP + 21] = code;
+            // The identifier, which conntrack takes for a port: 0 would be either side's.
+            frame.bytes[IP + 25] = 7;
             let expected = if fast { Reason::Forwarded } else { Reason::Protocol };
             assert_eq!(
                 from_pod(&mut frame, &tables(Travel::Vxlan)).reason(),

@@ -1,56 +1,125 @@
 //! Writing the outer headers as the kernel's own VXLAN device would.
 
-use ovl_common::wire::{ETHERTYPE_IPV4, Ethernet, Ipv4, UDP, Udp, Vxlan, VxlanOverIpv4};
+use ovl_common::wire::{Ethernet, TunnelHeaders, UDP, Udp, Vxlan, fold, sum};
 use ovl_common::{Config, Reason, Remote};
 
 use crate::inspect::Inner;
-use crate::packet::TUNNEL;
+use crate::ip::{Family, IpHeader, Outer, pseudo_header};
+use crate::packet::{IP, Packet, inner_ip};
 
 const ECN: u8 = 0b11;
 const ECT_0: u8 = 0b10;
-const OUTER_IP_HEADER: u16 = 20;
 
-/// The headers that carry `inner` to `remote`. `hash` names its flow, `id` is the outer identification.
+/// The few things about a tunnel packet that are decided before there is room for its headers.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Of the outer IP packet, bytes.
+    payload: u16,
+    source_port: u16,
+    id: u16,
+    tos: u8,
+    is_checksummed: bool,
+}
+
+/// How `inner` travels to `remote`.
 ///
-/// The UDP checksum is 0, which IPv4 allows (RFC 768, RFC 7348 section 5): a program cannot ask for the checksum
-/// offload that GSO would need. DF is clear and the DSCP 0, as the kernel's device has it by default.
+/// Over IPv4 the UDP checksum is 0, which is allowed (RFC 768, RFC 7348 section 5): a program cannot ask for the
+/// checksum offload that GSO would need. Over IPv6 peers may want one (RFC 8200 section 8.1): see [`checksum`]. DF is
+/// clear and the DSCP 0, as the kernel's device has it by default.
 #[inline(always)]
-pub fn headers(
+pub fn plan<O: IpHeader, P: Packet>(
+    packet: &mut P,
     config: &Config,
     remote: &Remote,
     inner: &Inner,
-    hash: u32,
-    id: u16,
-) -> Result<VxlanOverIpv4, Reason> {
-    let total_length = u16::try_from(inner.length + TUNNEL).map_err(|_over_64_kib| Reason::Oversize)?;
-    let udp_length = total_length.wrapping_sub(OUTER_IP_HEADER);
-    let mut ip = Ipv4 {
-        version_and_length: 0x45,
+) -> Result<Plan, Reason> {
+    let is_checksummed = O::FAMILY == Family::V6 && remote.zero_checksum == 0;
+    if is_checksummed && (packet.segment_size().is_some() || !inner.has_checksum) {
+        return Err(Reason::OuterChecksum);
+    }
+    let payload =
+        u16::try_from(inner.length + size_of::<TunnelHeaders>()).map_err(|_over_64_kib| Reason::Oversize)?;
+    if O::FAMILY == Family::V4 && payload > u16::MAX - 20 {
+        return Err(Reason::Oversize);
+    }
+    Ok(Plan {
+        payload,
+        source_port: source_port(packet.flow_hash(), config.source_port_min, config.source_port_max),
+        id: if O::FAMILY == Family::V4 { packet.random() } else { 0 },
         tos: outer_ecn(inner.tos),
-        total_length: total_length.to_be_bytes(),
-        id: id.to_be_bytes(),
-        fragment: [0; 2],
-        ttl: config.outer_ttl,
-        protocol: UDP,
+        is_checksummed,
+    })
+}
+
+/// Writes the headers in front of the inner packet, for which there is room.
+///
+/// Each field goes straight to its place: the headers of every combination of families at once do not fit the stack of
+/// a BPF program.
+#[inline(always)]
+pub fn write<I: IpHeader, O: IpHeader, P: Packet>(
+    packet: &mut P,
+    config: &Config,
+    remote: &Remote,
+    plan: &Plan,
+    hops: Hops,
+) -> Result<(), Reason> {
+    let own = O::tunnel(config);
+    packet.at_mut::<O>(IP)?.write_outer(&Outer {
+        source: &own.address,
+        destination: &remote.node,
+        tos: plan.tos,
+        hop_limit: own.hop_limit,
+        payload: plan.payload,
+        id: plan.id,
+    });
+    let headers = packet.at_mut::<TunnelHeaders>(IP + O::LENGTH)?;
+    headers.udp = Udp {
+        source: plan.source_port.to_be_bytes(),
+        destination: own.port,
+        length: plan.payload.to_be_bytes(),
         checksum: [0; 2],
-        source: config.underlay_address.ipv4_octets(),
-        destination: remote.node.ipv4_octets(),
     };
-    ip.checksum = ip.computed_checksum();
-    Ok(VxlanOverIpv4 {
-        ip,
-        udp: Udp {
-            source: source_port(hash, config.source_port_min, config.source_port_max).to_be_bytes(),
-            destination: config.tunnel_port,
-            length: udp_length.to_be_bytes(),
-            checksum: [0; 2],
-        },
-        vxlan: Vxlan::new(config.vni),
-        ethernet: Ethernet {
-            destination: remote.vtep_mac,
-            source: config.vtep_mac,
-            ethertype: ETHERTYPE_IPV4,
-        },
+    headers.vxlan = Vxlan::new(own.vni);
+    headers.ethernet = Ethernet { destination: remote.vtep_mac, source: own.mac, ethertype: I::ETHERTYPE };
+    if hops == Hops::One {
+        packet.at_mut::<I>(inner_ip::<O>())?.take_hop();
+    }
+    if plan.is_checksummed {
+        let checksum = checksum::<I, O, P>(packet, plan)?;
+        packet.at_mut::<TunnelHeaders>(IP + O::LENGTH)?.udp.checksum = checksum;
+    }
+    Ok(())
+}
+
+/// What this node takes off the TTL or hop limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hops {
+    /// Nothing: it has done so already, or it is the sender.
+    None,
+    /// It forwards the packet.
+    One,
+}
+
+/// The UDP checksum of the whole packet, without reading it: what the inner transport checksum covers adds up to the
+/// complement of the inner pseudo header, whether the checksum is there already or is left to the device (the kernel's
+/// `lco_csum` rests on the same).
+#[inline(always)]
+fn checksum<I: IpHeader, O: IpHeader, P: Packet>(packet: &P, plan: &Plan) -> Result<[u8; 2], Reason> {
+    let (_, outer_addresses) = packet.at::<O>(IP)?.sums();
+    let mut total = u32::from(pseudo_header(outer_addresses, UDP, usize::from(plan.payload)));
+    total += sum(packet.at::<[u8; size_of::<TunnelHeaders>()]>(IP + O::LENGTH)?);
+    let ip = packet.at::<I>(inner_ip::<O>())?;
+    let (inner_header, inner_addresses) = ip.sums();
+    total += inner_header;
+    // The checksum of ICMP for IPv4 covers no addresses: what it covers adds up to nothing.
+    if ip.protocol() != I::ICMP || I::ICMP_PSEUDO_HEADER {
+        let length = usize::from(plan.payload) - size_of::<TunnelHeaders>() - I::LENGTH;
+        total += u32::from(!pseudo_header(inner_addresses, ip.protocol(), length));
+    }
+    Ok(match !fold(total) {
+        // That would mean that none was computed.
+        0 => [0xff; 2],
+        checksum => checksum.to_be_bytes(),
     })
 }
 

@@ -1,141 +1,213 @@
 //! `from_wire`: what another node sends to a pod here.
 
-use ovl_common::wire::{ETHERTYPE_IPV4, Ethernet, Ipv4};
-use ovl_common::{Config, Endpoint, IpKey, Reason, Travel};
+use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6};
+use ovl_common::{Endpoint, IpKey, Reason, SourceCheck, Travel};
 
-use crate::active::{active, is_local};
+use crate::active::{Active, active};
 use crate::decap::{self, Outer};
 use crate::egress::fits;
-use crate::inspect::{Inner, Trailer, check_link_layer, inspect};
-use crate::packet::{INNER_IP, IP, Packet};
+use crate::flow::{Direction, admit};
+use crate::inspect::{TRANSPORT, Trailer, check_link_layer, inspect};
+use crate::ip::IpHeader;
+use crate::packet::{IP, Packet, inner_ip};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
-
-/// Ethernet and IPv4: enough to tell whether the packet is any of ours.
-const OUTER_HEADERS: usize = 14 + 20;
-/// Up to and including an inner TCP header.
-const TUNNEL_HEADERS: usize = INNER_IP + 20 + 20;
-/// Up to and including the TCP header of a packet without a tunnel.
-const PLAIN_HEADERS: usize = IP + 20 + 20;
 
 /// Decides about a packet at the ingress of the underlay device.
 #[inline(always)]
 pub fn from_wire<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
-    match carry(packet, tables) {
+    let carried = active(tables).and_then(|active| match packet.ethertype() {
+        ETHERTYPE_IPV4 => carry::<Ipv4, P, T>(packet, tables, &active),
+        ETHERTYPE_IPV6 => carry::<Ipv6, P, T>(packet, tables, &active),
+        _ => Err(Reason::NotIp),
+    });
+    match carried {
         Ok(verdict) => verdict,
         Err(reason) => Verdict::Pass(reason),
     }
 }
 
+/// `O` is the family of what is on the wire.
 #[inline(always)]
-fn carry<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Verdict, Reason> {
-    let config = active(tables)?;
+fn carry<O: IpHeader, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    active: &Active<'_>,
+) -> Result<Verdict, Reason> {
     check_link_layer(packet)?;
     if !packet.to_this_host() {
         return Err(Reason::NotForUs);
     }
-    packet.make_linear(OUTER_HEADERS);
-    let ip: &Ipv4 = packet.at(IP)?;
-    if is_local(config, IpKey::from_ipv4_octets(ip.destination)) {
-        packet.make_linear(PLAIN_HEADERS);
-        plain(packet, tables, config)
-    } else if config.encapsulation == ovl_common::Encapsulation::Vxlan as u32
-        && decap::is_to_tunnel(config, ip)
-    {
-        packet.make_linear(TUNNEL_HEADERS);
-        tunnelled(packet, tables, config)
-    } else {
-        Err(Reason::NotTunnel)
+    packet.make_linear(IP + O::LENGTH);
+    let ip: &O = packet.at(IP)?;
+    if O::local(active.config).contains(ip.destination()) {
+        return plain::<O, P, T>(packet, tables, active);
+    }
+    if !decap::is_to_tunnel(active.config, ip) {
+        return Err(Reason::NotTunnel);
+    }
+    // Up to and including an inner TCP header.
+    packet.make_linear(inner_ip::<O>() + size_of::<Ipv6>() + TRANSPORT);
+    let outer = decap::outer::<O, P>(packet, active.config)?;
+    match outer.ethertype {
+        ETHERTYPE_IPV4 => tunnelled::<O, Ipv4, P, T>(packet, tables, active, &outer),
+        ETHERTYPE_IPV6 => tunnelled::<O, Ipv6, P, T>(packet, tables, active, &outer),
+        _ => {
+            if let Some(drop) = check_node(tables, active, &outer)? {
+                return Ok(drop);
+            }
+            Err(Reason::NotIp)
+        }
     }
 }
 
 #[inline(always)]
-fn tunnelled<P: Packet, T: Tables>(packet: &mut P, tables: &T, config: &Config) -> Result<Verdict, Reason> {
-    let outer = decap::outer(packet, config)?;
-    let inner = inspect(packet, config, INNER_IP, Trailer::None)?;
-    fits(&inner, config.tunnel_mtu)?;
-    check_node(tables, &inner, &outer)?;
+fn tunnelled<O: IpHeader, I: IpHeader, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    active: &Active<'_>,
+    outer: &Outer,
+) -> Result<Verdict, Reason> {
+    let ip: &I = packet.at(inner_ip::<O>())?;
+    ip.check_version()?;
+    if let Some(drop) = check_source(tables, active, outer, ip.source())? {
+        return Ok(drop);
+    }
+    outer.oddity?;
+    let inner = inspect::<I, P>(packet, active.config, inner_ip::<O>(), Trailer::None)?;
+    fits(&inner, O::tunnel(active.config).mtu)?;
     let congested = decap::must_mark_congestion(outer.tos, inner.tos)?;
     let endpoint = *tables.endpoint(inner.destination).ok_or(Reason::UnknownPod)?;
-    packet.pop_tunnel()?;
+    admit(tables, active, Direction::Into, endpoint.ifindex, &inner)?;
+    packet.pop_tunnel::<O>(I::FAMILY)?;
     // From here on the packet is neither of the two: what fails now, drops it.
-    match finish(packet, &endpoint, congested) {
+    match finish::<I, P>(packet, &endpoint, congested) {
         Ok(verdict) => Ok(verdict),
         Err(_) => Ok(Verdict::Drop(Reason::Mangled)),
     }
 }
 
-/// The inner source's subnet must be leased by the node that sent the packet.
+/// The inner source's subnet must be leased by the node that sent the packet. An address of no node's may come from
+/// somewhere behind the peer, such as a client that its NodePort does not translate: that is the kernel's.
 #[inline(always)]
-fn check_node<T: Tables>(tables: &T, inner: &Inner, outer: &Outer) -> Result<(), Reason> {
-    let remote = tables.remote(inner.source).ok_or(Reason::WrongNode)?;
-    if remote.node != outer.node || remote.travel != Travel::Vxlan as u16 {
-        return Err(Reason::WrongNode);
+fn check_source<T: Tables>(
+    tables: &T,
+    active: &Active<'_>,
+    outer: &Outer,
+    source: IpKey,
+) -> Result<Option<Verdict>, Reason> {
+    let Some(remote) = tables.remote(source) else {
+        if let Some(drop) = check_node(tables, active, outer)? {
+            return Ok(Some(drop));
+        }
+        return refuse(active, SourceCheck::Strict, Reason::ForeignSource).map(Some);
+    };
+    if remote.node != outer.node {
+        if let Some(drop) = check_node(tables, active, outer)? {
+            return Ok(Some(drop));
+        }
+        return refuse(active, SourceCheck::Loose, Reason::WrongNode).map(Some);
     }
-    Ok(())
+    if remote.travel == Travel::Vxlan as u8 { Ok(None) } else { Err(Reason::OtherWay) }
+}
+
+/// The outer source must be a node's.
+#[inline(always)]
+fn check_node<T: Tables>(tables: &T, active: &Active<'_>, outer: &Outer) -> Result<Option<Verdict>, Reason> {
+    if tables.is_node(outer.node) {
+        return Ok(None);
+    }
+    refuse(active, SourceCheck::Loose, Reason::UnknownNode).map(Some)
+}
+
+/// Drops where the source check is at least `from`; else the kernel decides.
+#[inline(always)]
+fn refuse(active: &Active<'_>, from: SourceCheck, reason: Reason) -> Result<Verdict, Reason> {
+    if active.config.source_check >= from as u32 { Ok(Verdict::Drop(reason)) } else { Err(reason) }
 }
 
 #[inline(always)]
-fn plain<P: Packet, T: Tables>(packet: &mut P, tables: &T, config: &Config) -> Result<Verdict, Reason> {
-    let inner = inspect(packet, config, IP, Trailer::Padding)?;
-    fits(&inner, config.underlay_mtu)?;
-    let remote = tables.remote(inner.source).ok_or(Reason::WrongNode)?;
-    if remote.travel != Travel::Direct as u16 {
-        return Err(Reason::WrongNode);
+fn plain<I: IpHeader, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    active: &Active<'_>,
+) -> Result<Verdict, Reason> {
+    packet.make_linear(IP + I::LENGTH + TRANSPORT);
+    let inner = inspect::<I, P>(packet, active.config, IP, Trailer::Padding)?;
+    fits(&inner, active.config.underlay_mtu)?;
+    let remote = tables.remote(inner.source).ok_or(Reason::ForeignSource)?;
+    if remote.travel != Travel::Direct as u8 {
+        return Err(Reason::OtherWay);
     }
     let endpoint = *tables.endpoint(inner.destination).ok_or(Reason::UnknownPod)?;
-    finish(packet, &endpoint, false)
+    admit(tables, active, Direction::Into, endpoint.ifindex, &inner)?;
+    finish::<I, P>(packet, &endpoint, false)
 }
 
 /// The frame as the pod's gateway would send it.
 #[inline(always)]
-fn finish<P: Packet>(packet: &mut P, endpoint: &Endpoint, congested: bool) -> Result<Verdict, Reason> {
+fn finish<I: IpHeader, P: Packet>(
+    packet: &mut P,
+    endpoint: &Endpoint,
+    congested: bool,
+) -> Result<Verdict, Reason> {
     // The IP header first: where it cannot be written, nothing has changed.
-    let ip: &mut Ipv4 = packet.at_mut(IP)?;
-    ip.decrement_ttl();
+    let ip: &mut I = packet.at_mut(IP)?;
+    ip.take_hop();
     if congested {
-        ip.set_congestion_experienced();
+        ip.mark_congestion();
     }
     let ethernet: &mut Ethernet = packet.at_mut(0)?;
-    *ethernet = Ethernet { destination: endpoint.pod, source: endpoint.gateway, ethertype: ETHERTYPE_IPV4 };
+    *ethernet = Ethernet { destination: endpoint.pod, source: endpoint.gateway, ethertype: I::ETHERTYPE };
     Ok(Verdict::Deliver { ifindex: endpoint.ifindex })
 }
 
 #[cfg(test)]
 mod tests {
-    use ovl_common::Mac;
+    use ovl_common::{Config, Mac};
 
     use super::*;
+    use crate::ip::Family;
     use crate::testing::{
-        Frame, GATEWAY, PEER_NODE, PEER_POD, POD, POD_MAC, POD_PORT, UNDERLAY, UNDERLAY_MAC, config,
-        from_wire_frame, left_to_the_kernel_from_wire, outer, tables, udp,
+        Frame, GATEWAY, Mem, PEER_NODE, PEER_POD, PEER_POD6, POD, POD_MAC, POD_PORT, POD6, UNDERLAY,
+        UNDERLAY_MAC, config, dropped_from_wire, from_wire_frame, from_wire_frame_of,
+        left_to_the_kernel_from_wire, left_to_the_kernel_from_wire6, outer, tables, tables_over, udp,
     };
 
-    #[test]
-    fn a_tunnel_packet_is_stripped_and_delivered() {
-        let mut frame = from_wire_frame();
+    const INNER_IP: usize = inner_ip::<Ipv4>();
+
+    fn stripped<I: IpHeader>(mut frame: Frame, tables: &Mem) {
         let before = frame.clone();
-        assert_eq!(from_wire(&mut frame, &tables(Travel::Vxlan)), Verdict::Deliver { ifindex: POD_PORT });
+        assert_eq!(from_wire(&mut frame, tables), Verdict::Deliver { ifindex: POD_PORT });
         let ethernet: Ethernet = frame.read(0);
         assert_eq!((ethernet.source, ethernet.destination), (GATEWAY, POD_MAC));
-        assert_eq!(ethernet.ethertype, ETHERTYPE_IPV4);
-        let ip: Ipv4 = frame.read(IP);
-        assert_eq!((ip.ttl, ip.checksum, ip.tos), (63, ip.computed_checksum(), 0));
-        assert_eq!(frame.bytes[IP + 20..], before.bytes[INNER_IP + 20..]);
+        assert_eq!(ethernet.ethertype, I::ETHERTYPE);
+        let ip: I = frame.read(IP);
+        assert_eq!((ip.hop_limit(), ip.tos(), ip.is_intact()), (63, 0, true));
+        assert!(before.bytes.ends_with(&frame.bytes[IP + I::LENGTH..]), "the payload is untouched");
+        assert_eq!(frame.bytes.len(), IP + ip.length());
+    }
+
+    #[test]
+    fn a_tunnel_packet_is_stripped_and_delivered_whatever_the_families() {
+        for outer in [Family::V4, Family::V6] {
+            let tables = tables_over(Travel::Vxlan, outer);
+            stripped::<Ipv4>(from_wire_frame_of(Family::V4, outer), &tables);
+            stripped::<Ipv6>(from_wire_frame_of(Family::V6, outer), &tables);
+        }
     }
 
     #[test]
     fn a_plain_packet_is_delivered_padding_and_all() {
+        let macs = (Mac([2; 6]), UNDERLAY_MAC);
         for padding in [0, 4] {
-            let mut bytes = udp(PEER_POD, POD, (Mac([2; 6]), UNDERLAY_MAC), 5);
-            bytes.resize(bytes.len() + padding, 0);
-            let mut frame = Frame::new(UNDERLAY, bytes);
-            assert_eq!(
-                from_wire(&mut frame, &tables(Travel::Direct)),
-                Verdict::Deliver { ifindex: POD_PORT }
-            );
-            assert_eq!(frame.read::<Ethernet>(0).destination, POD_MAC);
-            assert_eq!(frame.read::<Ipv4>(IP).ttl, 63);
+            for mut bytes in [udp(PEER_POD, POD, macs, 5), udp(PEER_POD6, POD6, macs, 5)] {
+                bytes.resize(bytes.len() + padding, 0);
+                let mut frame = Frame::new(UNDERLAY, bytes);
+                let verdict = from_wire(&mut frame, &tables(Travel::Direct));
+                assert_eq!(verdict, Verdict::Deliver { ifindex: POD_PORT });
+                assert_eq!(frame.read::<Ethernet>(0).destination, POD_MAC);
+            }
         }
     }
 
@@ -161,21 +233,46 @@ mod tests {
             assert_eq!(from_wire(&mut frame, &tables(Travel::Vxlan)), Verdict::Pass(reason), "{name}");
             assert_eq!(frame.bytes, before, "{name}");
         }
+        for (name, change, reason) in left_to_the_kernel_from_wire6() {
+            let mut frame = from_wire_frame_of(Family::V6, Family::V6);
+            change(&mut frame);
+            let before = frame.bytes.clone();
+            let verdict = from_wire(&mut frame, &tables_over(Travel::Vxlan, Family::V6));
+            assert_eq!(verdict, Verdict::Pass(reason), "{name}");
+            assert_eq!(frame.bytes, before, "{name}");
+        }
+    }
+
+    #[test]
+    fn sources_are_checked_as_strictly_as_asked() {
+        for (name, change, reason, takes_strict) in dropped_from_wire() {
+            for check in [SourceCheck::Off, SourceCheck::Loose, SourceCheck::Strict] {
+                let mut tables = tables(Travel::Vxlan);
+                tables.config = Some(Config { source_check: check as u32, ..config() });
+                let mut frame = from_wire_frame();
+                change(&mut frame);
+                let from = if takes_strict { SourceCheck::Strict } else { SourceCheck::Loose };
+                let drop = check as u32 >= from as u32;
+                let expected = if drop { Verdict::Drop(reason) } else { Verdict::Pass(reason) };
+                assert_eq!(from_wire(&mut frame, &tables), expected, "{name} {check:?}");
+            }
+        }
     }
 
     #[test]
     fn a_peer_may_not_choose_how_it_travels() {
         // Tunnelled where it should come plain, and plain where it should come tunnelled.
         let verdict = from_wire(&mut from_wire_frame(), &tables(Travel::Direct));
-        assert_eq!(verdict, Verdict::Pass(Reason::WrongNode));
+        assert_eq!(verdict, Verdict::Pass(Reason::OtherWay));
         let mut plain = Frame::new(UNDERLAY, udp(PEER_POD, POD, (Mac([2; 6]), UNDERLAY_MAC), 5));
-        assert_eq!(from_wire(&mut plain, &tables(Travel::Vxlan)), Verdict::Pass(Reason::WrongNode));
+        assert_eq!(from_wire(&mut plain, &tables(Travel::Vxlan)), Verdict::Pass(Reason::OtherWay));
     }
 
     #[test]
     fn without_a_tunnel_tunnel_packets_are_nothing_special() {
         let mut tables = tables(Travel::Direct);
-        tables.config = Some(Config { encapsulation: 0, ..config() });
+        let none = ovl_common::Tunnel { encapsulation: 0, ..config().tunnel_v4 };
+        tables.config = Some(Config { tunnel_v4: none, ..config() });
         assert_eq!(from_wire(&mut from_wire_frame(), &tables), Verdict::Pass(Reason::NotTunnel));
     }
 
@@ -201,6 +298,7 @@ mod tests {
                         assert_eq!(frame.read::<Ipv4>(IP).destination, POD, "byte {position} ^ {value:#x}");
                         assert_eq!(before[IP + 12..IP + 16], PEER_NODE);
                     }
+                    Verdict::Drop(Reason::UnknownNode | Reason::WrongNode) => assert_eq!(frame.bytes, before),
                     other @ (Verdict::Drop(_) | Verdict::Send { .. }) => {
                         panic!("{other:?} at byte {position} ^ {value:#x}")
                     }

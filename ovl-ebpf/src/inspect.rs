@@ -1,14 +1,15 @@
 //! The IP packet that might take the fast path: what must hold of it, and what the path needs to know.
 
-use ovl_common::wire::{ETHERTYPE_IPV4, ICMP, IcmpEcho, Ipv4, TCP, Tcp, UDP};
+use ovl_common::wire::{IcmpEcho, TCP, Tcp, UDP, Udp};
 use ovl_common::{Config, IpKey, Reason};
 
+use crate::ip::IpHeader;
 use crate::packet::Packet;
 
-/// Bits of [`Ipv4::fragment`] that make a packet a fragment: MF and the offset, not DF.
-const IS_FRAGMENT: u16 = 0x3fff;
-const IPV4_HEADER: usize = 20;
-const UDP_HEADER: usize = 8;
+/// Bytes behind an IP header that [`inspect`] may read.
+pub const TRANSPORT: usize = size_of::<Tcp>();
+/// What stands for the port of who answers echoes; the identifier stands for that of who asks.
+const ECHO: [u8; 2] = [0; 2];
 
 /// An IP packet that may take the fast path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,16 @@ pub struct Inner {
     pub source: IpKey,
     /// Receiver.
     pub destination: IpKey,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Port of the sender, network byte order.
+    pub source_port: [u8; 2],
+    /// Port of the receiver, network byte order.
+    pub destination_port: [u8; 2],
+    /// Whether it begins or ends a connection: TCP with SYN, FIN or RST.
+    pub changes_state: bool,
+    /// Whether the transport checksum covers the packet, so that the packet's own sum is known without reading it.
+    pub has_checksum: bool,
     /// DSCP and ECN.
     pub tos: u8,
     /// Header and payload in bytes, all segments together.
@@ -34,87 +45,132 @@ pub enum Trailer {
     Padding,
 }
 
-/// Reads the IPv4 packet at `offset`.
+/// The part of an [`Inner`] that is behind the IP header.
+struct Transport {
+    header: usize,
+    source_port: [u8; 2],
+    destination_port: [u8; 2],
+    changes_state: bool,
+    has_checksum: bool,
+}
+
+/// Reads the IP packet at `offset`.
 #[inline(always)]
-pub fn inspect<P: Packet>(
+pub fn inspect<I: IpHeader, P: Packet>(
     packet: &P,
     config: &Config,
     offset: usize,
     trailer: Trailer,
 ) -> Result<Inner, Reason> {
-    let ip: &Ipv4 = packet.at(offset)?;
-    check_fixed_part(ip)?;
-    let length = usize::from(u16::from_be_bytes(ip.total_length));
+    let ip: &I = packet.at(offset)?;
+    ip.check_fixed_part()?;
+    let length = ip.length();
     let available = packet.length().wrapping_sub(offset);
     let fits = match trailer {
         Trailer::None => length == available,
         Trailer::Padding => length <= available,
     };
-    if !fits || length < IPV4_HEADER {
+    if !fits || length < I::LENGTH {
         return Err(Reason::BadLength);
     }
-    if ip.ttl <= 1 {
+    if ip.hop_limit() <= 1 {
         return Err(Reason::Ttl);
     }
-    let transport_header = transport(packet, config, ip.protocol, offset + IPV4_HEADER)?;
-    if length < IPV4_HEADER + transport_header {
+    let transport = transport::<I, P>(packet, config, ip.protocol(), offset + I::LENGTH)?;
+    if length < I::LENGTH + transport.header {
         return Err(Reason::BadLength);
     }
     let wire_length = match packet.segment_size() {
         None => length,
-        Some(size) => IPV4_HEADER + transport_header + size,
+        Some(size) => I::LENGTH + transport.header + size,
     };
     Ok(Inner {
-        source: IpKey::from_ipv4_octets(ip.source),
-        destination: IpKey::from_ipv4_octets(ip.destination),
-        tos: ip.tos,
+        source: ip.source(),
+        destination: ip.destination(),
+        protocol: ip.protocol(),
+        source_port: transport.source_port,
+        destination_port: transport.destination_port,
+        changes_state: transport.changes_state,
+        has_checksum: transport.has_checksum,
+        tos: ip.tos(),
         length,
         wire_length,
     })
 }
 
-/// An IPv4 packet on the link itself, not on a VLAN of it.
+/// Not on a VLAN of the link.
 #[inline(always)]
 pub fn check_link_layer<P: Packet>(packet: &P) -> Result<(), Reason> {
-    if packet.ethertype() != ETHERTYPE_IPV4 {
-        return Err(Reason::NotIp);
-    }
     if packet.is_tagged() { Err(Reason::Vlan) } else { Ok(()) }
 }
 
-/// Version, header length and fragmentation: what must hold before any other field may be trusted.
 #[inline(always)]
-pub fn check_fixed_part(ip: &Ipv4) -> Result<(), Reason> {
-    match ip.version_and_length {
-        0x45 => {}
-        0x46..=0x4f => return Err(Reason::Options),
-        _ => return Err(Reason::BadHeader),
+fn transport<I: IpHeader, P: Packet>(
+    packet: &P,
+    config: &Config,
+    protocol: u8,
+    offset: usize,
+) -> Result<Transport, Reason> {
+    if protocol == TCP {
+        tcp(packet.at(offset)?, config)
+    } else if protocol == UDP {
+        Ok(udp::<I>(packet.at(offset)?))
+    } else if protocol == I::ICMP {
+        echo::<I>(packet.at(offset)?)
+    } else {
+        Err(Reason::Protocol)
     }
-    if u16::from_be_bytes(ip.fragment) & IS_FRAGMENT != 0 {
-        return Err(Reason::Fragment);
-    }
-    Ok(())
 }
 
-/// Length of the transport header, where the packet is one of a connection or exchange that is under way.
 #[inline(always)]
-fn transport<P: Packet>(packet: &P, config: &Config, protocol: u8, offset: usize) -> Result<usize, Reason> {
-    match protocol {
-        TCP if config.carry_tcp == 0 => Err(Reason::StrictConntrack),
-        TCP => {
-            let tcp: &Tcp = packet.at(offset)?;
-            if tcp.flags & Tcp::STATE_FLAGS != 0 {
-                return Err(Reason::TcpFlags);
-            }
-            let header = usize::from(tcp.data_offset >> 4) * 4;
-            if header < size_of::<Tcp>() { Err(Reason::BadHeader) } else { Ok(header) }
-        }
-        UDP => Ok(UDP_HEADER),
-        ICMP => {
-            let echo: &IcmpEcho = packet.at(offset)?;
-            let is_echo = (echo.kind == 8 || echo.kind == 0) && echo.code == 0;
-            if is_echo { Ok(size_of::<IcmpEcho>()) } else { Err(Reason::Protocol) }
-        }
-        _ => Err(Reason::Protocol),
+fn tcp(tcp: &Tcp, config: &Config) -> Result<Transport, Reason> {
+    if config.carry_tcp == 0 {
+        return Err(Reason::StrictConntrack);
     }
+    let header = usize::from(tcp.data_offset >> 4) * 4;
+    if header < size_of::<Tcp>() {
+        return Err(Reason::BadHeader);
+    }
+    Ok(Transport {
+        header,
+        source_port: tcp.source,
+        destination_port: tcp.destination,
+        changes_state: tcp.flags & Tcp::STATE_FLAGS != 0,
+        has_checksum: true,
+    })
+}
+
+#[inline(always)]
+fn udp<I: IpHeader>(udp: &Udp) -> Transport {
+    Transport {
+        header: size_of::<Udp>(),
+        source_port: udp.source,
+        destination_port: udp.destination,
+        changes_state: false,
+        has_checksum: !I::UDP_CHECKSUM_OPTIONAL || udp.checksum != [0; 2],
+    }
+}
+
+/// An echo or its answer. To netfilter it is a flow of its own who asks: so the identifier is the port of the side that
+/// does. One of zero could be either.
+#[inline(always)]
+fn echo<I: IpHeader>(echo: &IcmpEcho) -> Result<Transport, Reason> {
+    let (request, reply) = I::ECHO;
+    if echo.code != 0 || echo.id == ECHO {
+        return Err(Reason::Protocol);
+    }
+    let (source_port, destination_port) = if echo.kind == request {
+        (echo.id, ECHO)
+    } else if echo.kind == reply {
+        (ECHO, echo.id)
+    } else {
+        return Err(Reason::Protocol);
+    };
+    Ok(Transport {
+        header: size_of::<IcmpEcho>(),
+        source_port,
+        destination_port,
+        changes_state: false,
+        has_checksum: true,
+    })
 }

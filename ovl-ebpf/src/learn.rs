@@ -5,11 +5,13 @@
 //! last sent on this interface. The last one matters because a bridge floods frames for a MAC it has forgotten to
 //! all its ports, and bridges forget pods whose every packet takes the fast path.
 
-use ovl_common::wire::{Arp, ETHERTYPE_ARP, Ethernet, Ipv4};
-use ovl_common::{Endpoint, IpKey, Reason};
+use ovl_common::wire::{Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6};
+use ovl_common::{Endpoint, FastPath, IpKey, Reason};
 
-use crate::active::{active, is_local};
-use crate::inspect::check_link_layer;
+use crate::active::{Active, active};
+use crate::flow::{Direction, accept};
+use crate::inspect::{TRANSPORT, Trailer, check_link_layer, inspect};
+use crate::ip::IpHeader;
 use crate::packet::{IP, Packet};
 use crate::tables::Tables;
 use crate::verdict::{Verdict, is_group};
@@ -47,16 +49,24 @@ fn heed_arp<P: Packet, T: Tables>(packet: &P, tables: &T, ifindex: u32) {
 /// Decides about a packet at the egress of a pod's host-side interface: always to the kernel.
 #[inline(always)]
 pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
-    match learn(packet, tables) {
+    let learned = active(tables).and_then(|active| match packet.ethertype() {
+        ETHERTYPE_IPV4 => learn::<Ipv4, P, T>(packet, tables, &active),
+        ETHERTYPE_IPV6 => learn::<Ipv6, P, T>(packet, tables, &active),
+        _ => Err(Reason::NotIp),
+    });
+    match learned {
         Ok(reason) | Err(reason) => Verdict::Pass(reason),
     }
 }
 
 #[inline(always)]
-fn learn<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Reason, Reason> {
-    let config = active(tables)?;
+fn learn<I: IpHeader, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    active: &Active<'_>,
+) -> Result<Reason, Reason> {
     check_link_layer(packet)?;
-    packet.make_linear(IP + size_of::<Ipv4>());
+    packet.make_linear(IP + I::LENGTH + TRANSPORT);
     let ifindex = packet.ifindex();
     let port = tables.port(ifindex).ok_or(Reason::NotPort)?;
     let ethernet = *packet.at::<Ethernet>(0)?;
@@ -66,29 +76,62 @@ fn learn<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Reason, Rea
     if tables.pod_mac(ifindex) != Some(&ethernet.destination) {
         return Err(Reason::Flooded);
     }
-    let ip: &Ipv4 = packet.at(IP)?;
-    let address = IpKey::from_ipv4_octets(ip.destination);
-    if !is_local(config, address) {
+    let ip: &I = packet.at(IP)?;
+    ip.check_version()?;
+    let address = ip.destination();
+    if !I::local(active.config).contains(address) {
         return Err(Reason::NotOverlay);
     }
     let endpoint = Endpoint { ifindex, pod: ethernet.destination, gateway: ethernet.source };
-    if tables.endpoint(address) == Some(&endpoint) {
-        Ok(Reason::Known)
-    } else if tables.learn_endpoint(address, &endpoint) {
-        Ok(Reason::Learned)
-    } else {
-        Err(Reason::Full)
+    let is_known = tables.endpoint(address) == Some(&endpoint);
+    if !is_known && !tables.learn_endpoint(address, &endpoint) {
+        return Err(Reason::Full);
     }
+    let is_verified =
+        verify::<I, P, T>(packet, tables, active, Direction::Into, ifindex) == Reason::Verified;
+    Ok(match (is_known, is_verified) {
+        (false, _) => Reason::Learned,
+        (true, true) => Reason::Verified,
+        (true, false) => Reason::Known,
+    })
+}
+
+/// Notes that netfilter accepted the packet, where it says so. A function of its own for the sake of the stack.
+#[inline(never)]
+pub(crate) fn verify<I: IpHeader, P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    active: &Active<'_>,
+    direction: Direction,
+    port: u32,
+) -> Reason {
+    let config = active.config;
+    if config.fast_path != FastPath::Verified as u32 || packet.mark() & config.mark == 0 {
+        return Reason::Unmarked;
+    }
+    let inner = match inspect::<I, P>(packet, config, IP, Trailer::None) {
+        Ok(inner) => inner,
+        Err(reason) => return reason,
+    };
+    let there = match direction {
+        Direction::Out => inner.destination,
+        Direction::Into => inner.source,
+    };
+    if tables.remote(there).is_none() {
+        return Reason::NotOverlay;
+    }
+    accept(tables, active, direction, port, &inner)
 }
 
 #[cfg(test)]
 mod tests {
-    use ovl_common::wire::ETHERTYPE_IPV4;
-    use ovl_common::{Mac, Travel};
+    use ovl_common::{Config, Mac, Travel};
 
     use super::*;
+    use crate::ip::Family;
     use crate::testing::{
-        Frame, GATEWAY, PEER_POD, POD, POD_MAC, POD_PORT, endpoint, from_pod_frame, tables, udp,
+        Frame, GATEWAY, MARK, PEER_POD, POD, POD_MAC, POD_PORT, config, endpoint, from_pod_frame, tables,
+        to_pod_frame_of, udp,
     };
 
     fn delivery() -> Frame {
@@ -177,5 +220,28 @@ mod tests {
         });
         let _passed = crate::egress::from_pod(&mut frame, &tables);
         assert_eq!(tables.pod_mac_of(POD_PORT), None);
+    }
+
+    #[test]
+    fn a_delivery_that_netfilter_accepted_makes_its_flow_known() {
+        for family in [Family::V4, Family::V6] {
+            let mut tables = tables(Travel::Vxlan);
+            tables.config = Some(Config { fast_path: FastPath::Verified as u32, ..config() });
+            tables.learn_pod_mac(POD_PORT, &POD_MAC);
+            let deliver = |mark: u32| {
+                let mut frame = to_pod_frame_of(family);
+                frame.mark = mark;
+                to_pod(&mut frame, &tables)
+            };
+            assert_eq!(deliver(!MARK), Verdict::Pass(Reason::Known));
+            assert_eq!(tables.flows(), []);
+            assert_eq!(deliver(MARK), Verdict::Pass(Reason::Verified));
+            let flows = tables.flows();
+            let [(key, flow)] = flows.as_slice() else { panic!("{flows:?}") };
+            assert_eq!((key.local_port, key.remote_port, key.protocol), ([0x30, 0x39], [0, 53], 17));
+            assert_eq!((flow.into.until, flow.into.epoch, flow.port, flow.since), (600, 3, POD_PORT, 500));
+            assert_eq!(flow.out.until, 0);
+            assert_eq!(deliver(MARK), Verdict::Pass(Reason::Known), "it says nothing new");
+        }
     }
 }

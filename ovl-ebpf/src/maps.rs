@@ -1,20 +1,27 @@
 //! Every map, and the packet path's view of them.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use ovl_common::{
-    Config, ENDPOINTS, Endpoint, IpKey, LEASES, Mac, POD_MACS, PORTS, Port, Program, REASONS, Reason, Remote,
-    STATE, STATS, Stat,
+    Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IpKey, LEASES, Mac, NODES, POD_MACS, PORTS, Port,
+    Program, REASONS, Reason, Remote, STATE, STATS, Stat, TRACE, Trace,
 };
+use ovl_ebpf::flow::Usage;
 use ovl_ebpf::tables::Tables;
 
 #[map]
 static OVL_STATE: Array<Config> = Array::with_max_entries(STATE.capacity, 0);
 #[map]
 static OVL_LEASES: LpmTrie<IpKey, Remote> = LpmTrie::with_max_entries(LEASES.capacity, BPF_F_NO_PREALLOC);
+#[map]
+static OVL_NODES: HashMap<IpKey, u32> = HashMap::with_max_entries(NODES.capacity, BPF_F_NO_PREALLOC);
+#[map]
+static OVL_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(FLOWS.capacity, 0);
+#[map]
+static OVL_TRACE: Array<Trace> = Array::with_max_entries(TRACE.capacity, 0);
 #[map]
 static OVL_PORTS: HashMap<u32, Port> = HashMap::with_max_entries(PORTS.capacity, 0);
 #[map]
@@ -23,6 +30,11 @@ static OVL_POD_MACS: HashMap<u32, Mac> = HashMap::with_max_entries(POD_MACS.capa
 static OVL_ENDPOINTS: HashMap<IpKey, Endpoint> = HashMap::with_max_entries(ENDPOINTS.capacity, 0);
 #[map]
 static OVL_STATS: PerCpuArray<Stat> = PerCpuArray::with_max_entries(STATS.capacity, 0);
+
+/// 0 where the kernel lacks `bpf_ktime_get_coarse_ns` (before 5.11). A constant to the verifier, which does not look at
+/// what it guards.
+#[unsafe(no_mangle)]
+static OVL_COARSE: u8 = 1;
 
 /// The maps behind the packet path's questions.
 pub(crate) struct Maps;
@@ -35,13 +47,20 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn now(&self) -> u64 {
-        // SAFETY: takes no argument and only reads the clock.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        // SAFETY: a plain byte. Volatile, because the loader may have put another value there.
+        let is_coarse = unsafe { core::ptr::read_volatile(&raw const OVL_COARSE) } != 0;
+        // SAFETY: both take no argument and only read the clock.
+        if is_coarse { unsafe { bpf_ktime_get_coarse_ns() } } else { unsafe { bpf_ktime_get_ns() } }
     }
 
     #[inline(always)]
     fn remote(&self, address: IpKey) -> Option<&Remote> {
         OVL_LEASES.get(Key::new(128, address))
+    }
+
+    #[inline(always)]
+    fn is_node(&self, address: IpKey) -> bool {
+        OVL_NODES.get_ptr(address).is_some()
     }
 
     #[inline(always)]
@@ -79,6 +98,36 @@ impl Tables for Maps {
     fn learn_pod_mac(&self, ifindex: u32, mac: &Mac) {
         // A full table only means that the pods on further interfaces are never learned.
         let _full = OVL_POD_MACS.insert(ifindex, mac, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn use_flow(&self, key: &FlowKey, usage: &Usage) -> Result<(), Reason> {
+        let row = OVL_FLOWS.get_ptr_mut(key).ok_or(Reason::NoFlow)?;
+        // SAFETY: the row stays mapped while the program runs. Another CPU may count the same flow: then a count is
+        // lost. A row that is evicted and taken for another flow while we look at it costs that flow a wrong count, and
+        // can at worst pass this one packet of a flow that was accepted a moment ago.
+        let flow = unsafe { &mut *row };
+        usage.check(flow)?;
+        usage.count(flow);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        // SAFETY: plain bytes, of which any pattern is valid; copied, and written back only as a whole row, so that a
+        // row that is evicted meanwhile gets nothing of ours.
+        unsafe { OVL_FLOWS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn learn_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+        OVL_FLOWS.insert(key, flow, u64::from(BPF_ANY)).is_ok()
+    }
+
+    #[inline(always)]
+    fn forget_flow(&self, key: &FlowKey) {
+        // Absent is as good.
+        let _absent = OVL_FLOWS.remove(key);
     }
 }
 

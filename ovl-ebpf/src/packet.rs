@@ -2,13 +2,22 @@
 
 use bytemuck::{AnyBitPattern, NoUninit};
 use ovl_common::Reason;
+use ovl_common::wire::TunnelHeaders;
+
+use crate::ip::{Family, IpHeader};
 
 /// Offset of the IP header behind an untagged Ethernet header.
 pub const IP: usize = 14;
-/// Bytes that VXLAN over IPv4 puts between the Ethernet header and the inner IP header.
-pub const TUNNEL: usize = 50;
-/// Offset of the inner IP header of a VXLAN-over-IPv4 packet.
-pub const INNER_IP: usize = IP + TUNNEL;
+
+/// Bytes that VXLAN with outer headers of family `O` puts between the Ethernet header and the inner IP header: 50 or 70.
+pub const fn tunnel_length<O: IpHeader>() -> usize {
+    O::LENGTH + size_of::<TunnelHeaders>()
+}
+
+/// Offset of the inner IP header of such a packet.
+pub const fn inner_ip<O: IpHeader>() -> usize {
+    IP + tunnel_length::<O>()
+}
 
 /// A packet that starts with an untagged Ethernet header.
 ///
@@ -21,7 +30,7 @@ pub trait Packet {
     /// The same for writing.
     fn at_mut<T: AnyBitPattern + NoUninit>(&mut self, offset: usize) -> Result<&mut T, Reason>;
 
-    /// Makes the first `bytes` bytes readable through [`Packet::at`] where the packet is that long.
+    /// Makes the first `bytes` bytes, or all where there are fewer, readable through [`Packet::at`].
     fn make_linear(&mut self, bytes: usize);
 
     /// Length in bytes from the Ethernet header on, of all segments together.
@@ -37,8 +46,17 @@ pub trait Packet {
     /// Whether the link-layer destination is this very host.
     fn to_this_host(&self) -> bool;
 
+    /// Whether this host made the packet, rather than forwards it.
+    fn from_this_host(&self) -> bool;
+
     /// Index of the interface the program runs on.
     fn ifindex(&self) -> u32;
+
+    /// The mark that netfilter and routing rules see.
+    fn mark(&self) -> u32;
+
+    /// Changes the mark.
+    fn set_mark(&mut self, mark: u32);
 
     /// Payload bytes per segment where the packet is several in one (GSO, GRO); else `None`.
     fn segment_size(&self) -> Option<usize>;
@@ -49,10 +67,11 @@ pub trait Packet {
     /// A number that the next packet will most likely not have.
     fn random(&mut self) -> u16;
 
-    /// Makes [`TUNNEL`] bytes of room behind the Ethernet header, whose content is undefined. An error leaves the
-    /// packet as it was.
-    fn push_tunnel(&mut self) -> Result<(), Reason>;
+    /// Makes [`tunnel_length`] bytes of room behind the Ethernet header, whose content is undefined. An error leaves
+    /// the packet as it was.
+    fn push_tunnel<O: IpHeader>(&mut self) -> Result<(), Reason>;
 
-    /// Takes [`TUNNEL`] bytes away behind the Ethernet header. An error leaves the packet as it was.
-    fn pop_tunnel(&mut self) -> Result<(), Reason>;
+    /// Takes [`tunnel_length`] bytes away behind the Ethernet header, which leaves a packet of family `inner`. An error
+    /// leaves the packet as it was.
+    fn pop_tunnel<O: IpHeader>(&mut self, inner: Family) -> Result<(), Reason>;
 }

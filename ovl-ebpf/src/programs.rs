@@ -9,10 +9,11 @@ use ovl_common::Program;
 use ovl_ebpf::egress::from_pod as decide_from_pod;
 use ovl_ebpf::ingress::from_wire as decide_from_wire;
 use ovl_ebpf::learn::to_pod as decide_to_pod;
+use ovl_ebpf::overlay::to_overlay as decide_to_overlay;
 use ovl_ebpf::packet::Packet as _;
 use ovl_ebpf::verdict::Verdict;
 
-use crate::context::{Skb, redirect_neigh, redirect_peer};
+use crate::context::{Skb, probe, redirect_neigh, redirect_peer};
 use crate::maps::{Maps, count};
 
 /// Ingress of a pod's host-side interface.
@@ -39,6 +40,14 @@ pub(crate) fn to_pod(context: TcContext) -> i32 {
     act(Program::ToPod, bytes, decide_to_pod(&mut packet, &Maps))
 }
 
+/// Egress of the overlay device, and of the underlay device where peers are reached without a tunnel.
+#[classifier]
+pub(crate) fn to_overlay(context: TcContext) -> i32 {
+    let mut packet = Skb::new(context.as_ptr().cast());
+    let bytes = packet.length();
+    act(Program::ToOverlay, bytes, decide_to_overlay(&mut packet, &Maps))
+}
+
 #[inline(always)]
 fn act(program: Program, bytes: usize, verdict: Verdict) -> i32 {
     count(program, verdict.reason(), bytes);
@@ -49,6 +58,13 @@ fn act(program: Program, bytes: usize, verdict: Verdict) -> i32 {
         Verdict::Send { ifindex, next_hop } => redirect_neigh(ifindex, next_hop),
         Verdict::Deliver { ifindex } => redirect_peer(ifindex),
     }
+}
+
+/// Never attached: says whether this kernel changes a packet's room by `cb[0]` bytes with the flags in mark and priority,
+/// as a positive errno.
+#[classifier]
+pub(crate) fn probe_room(context: TcContext) -> i32 {
+    probe(context.as_ptr().cast())
 }
 
 /// The helpers this object calls are for programs under a GPL-compatible licence.

@@ -1,6 +1,8 @@
 //! The maps as the packet path sees them: questions with plain answers.
 
-use ovl_common::{Config, Endpoint, IpKey, Mac, Port, Remote};
+use ovl_common::{Config, Endpoint, Flow, FlowKey, IpKey, Mac, Port, Reason, Remote};
+
+use crate::flow::Usage;
 
 /// Everything the packet path knows besides the packet.
 pub trait Tables {
@@ -12,6 +14,9 @@ pub trait Tables {
 
     /// The peer that holds the subnet `address` lies in.
     fn remote(&self, address: IpKey) -> Option<&Remote>;
+
+    /// Whether `address` is a node's, on the underlay.
+    fn is_node(&self, address: IpKey) -> bool;
 
     /// The local pod that has `address`.
     fn endpoint(&self, address: IpKey) -> Option<&Endpoint>;
@@ -30,4 +35,16 @@ pub trait Tables {
 
     /// Makes `mac` the one that last sent on a pod's interface.
     fn learn_pod_mac(&self, ifindex: u32, mac: &Mac);
+
+    /// Counts a packet of a flow that may take the fast path, or says why it may not.
+    fn use_flow(&self, key: &FlowKey, usage: &Usage) -> Result<(), Reason>;
+
+    /// What is known of a flow.
+    fn flow(&self, key: &FlowKey) -> Option<Flow>;
+
+    /// Writes what is known of a flow; `false` where the table is full.
+    fn learn_flow(&self, key: &FlowKey, flow: &Flow) -> bool;
+
+    /// Makes a flow unknown.
+    fn forget_flow(&self, key: &FlowKey);
 }

@@ -1,6 +1,6 @@
 //! What a program decided.
 
-use ovl_common::{Mac, Reason};
+use ovl_common::{IpKey, Mac, Reason};
 
 /// The fate of a packet. Every one has a [`Reason`], which the entry point counts.
 #[must_use]
@@ -15,7 +15,7 @@ pub enum Verdict {
         /// The interface.
         ifindex: u32,
         /// The next hop, where it is not for the kernel's routes to say.
-        next_hop: Option<[u8; 4]>,
+        next_hop: Option<IpKey>,
     },
     /// Into the pod behind the host-side interface.
     Deliver {

@@ -69,7 +69,7 @@ async fn run_until_told<S: Store>(store: &S, args: RunArgs, signals: &mut Signal
     let served = agent.serve(store, outside).await;
     notify.stopping();
     if let Some(fast_path) = &mut agent.tables.fast_path {
-        fast_path.detach().await;
+        fast_path.leave().await;
     }
     if served.is_ok() {
         info!("stopped; device, routes and lease stay, and so does the traffic");

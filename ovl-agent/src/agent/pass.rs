@@ -9,8 +9,8 @@ use tracing::{debug, info, warn};
 
 use super::{Agent, public_ips};
 use crate::backend::{OnLink, Route, RouteKey};
-use crate::family::ByFamily;
-use crate::fast_path::pod_ports;
+use crate::family::{ByFamily, Family};
+use crate::fast_path::{Cluster, Places, pod_ports};
 use crate::netlink::{Interface, interfaces};
 use crate::reconcile::Outcome;
 use crate::subnet_env::SubnetEnv;
@@ -63,10 +63,12 @@ impl Agent {
             return Ok(errors);
         }
         let devices = self.backend.devices();
-        self.events.set_overlay(&ByFamily::from_fn(|family| {
+        let overlay = ByFamily::from_fn(|family| {
             let name = devices.get(family)?;
-            interfaces.values().find(|interface| interface.name == *name).map(|device| device.ifindex)
-        }));
+            let device = interfaces.values().find(|interface| interface.name == *name)?;
+            Some((device.ifindex, device.name.clone()))
+        });
+        self.events.set_overlay(&overlay.map(|_, (ifindex, _)| *ifindex));
         let (on_link, problems) = self.on_link(&interfaces).await;
         errors.extend(problems);
         let mut desired = self.backend.desired(&self.node, &self.network, &self.view, &on_link);
@@ -94,8 +96,15 @@ impl Agent {
             }
         }
         let pods = pod_ports(&interfaces, &self.args.pod_bridge);
-        let tunnel = self.backend.tunnel(self.node.underlay.mtu);
-        let outcome = self.tables.make(&self.node, tunnel, &desired, &pods, look).await;
+        let tunnels = self.backend.tunnels(self.node.underlay.mtu);
+        let cluster = Cluster {
+            remotes: &desired.remotes,
+            nodes: &self.other_nodes(),
+            nodes_unsure: !self.rejected_items.is_empty(),
+            tunnels: &tunnels,
+        };
+        let places = Places { pods: &pods, overlay: &overlay };
+        let outcome = self.tables.make(&self.node, &desired, &cluster, &places, look).await;
         self.tables.adopt(&self.network, &desired, &self.former_ranges).await;
         self.changes_in_a_row = if outcome.changed() { self.changes_in_a_row.saturating_add(1) } else { 0 };
         if outcome.changed() {
@@ -112,6 +121,13 @@ impl Agent {
             errors.push(format!("{error:#}"));
         }
         Ok(errors)
+    }
+
+    /// The addresses of everybody who holds a lease, whether or not it can be programmed.
+    fn other_nodes(&self) -> BTreeSet<IpAddr> {
+        let leases = self.view.iter().filter(|(key, _)| **key != self.held.lease.key);
+        let addresses = leases.flat_map(|(_, attrs)| Family::ALL.map(|family| attrs.public_ip(family)));
+        addresses.flatten().filter(|address| !address.is_unspecified()).collect()
     }
 
     /// Has the next pass look at the underlay, and ask anew which peers are on its link.

@@ -9,12 +9,17 @@ use ovl_common::{Remote, Travel};
 
 use super::{Desired, Route, RouteKey, bpf_prefix};
 
-/// Routes `subnet` through `public_ip`, which is on the link of `device`.
-pub(super) fn peer_rows(subnet: IpNet, public_ip: IpAddr, device: &Arc<str>, desired: &mut Desired) {
+/// Routes `subnet` through `public_ip`, which is on the link of `device`. The programs know no way but the underlay's.
+pub(super) fn peer_rows(
+    subnet: IpNet,
+    public_ip: IpAddr,
+    (device, underlay): (&Arc<str>, &Arc<str>),
+    desired: &mut Desired,
+) {
     let route = Route::Via { gateway: public_ip, device: Arc::clone(device), onlink: false };
     desired.routes.insert(RouteKey::usual(subnet), route);
-    if let (Some(prefix), IpAddr::V4(node)) = (bpf_prefix(subnet), public_ip) {
-        let remote = Remote { node: node.into(), travel: Travel::Direct as u16, ..Remote::zeroed() };
-        desired.remotes.insert(prefix, remote);
+    if device == underlay {
+        let remote = Remote { node: public_ip.into(), travel: Travel::Direct as u8, ..Remote::zeroed() };
+        desired.remotes.insert(bpf_prefix(subnet), remote);
     }
 }

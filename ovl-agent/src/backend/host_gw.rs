@@ -29,8 +29,8 @@ mod tests {
             let route = Route::Via { gateway, device: "eth0".into(), onlink: false };
             assert_eq!(desired.routes.get(&RouteKey::usual(subnet.parse().expect(subnet))), Some(&route));
         }
-        let remote = desired.remotes.values().next().expect("one remote");
-        assert_eq!(remote.travel, Travel::Direct as u16);
+        let remote = desired.remotes.values().next().expect("a remote of each family");
+        assert_eq!(remote.travel, Travel::Direct as u8);
         assert!(desired.devices.is_empty() && desired.fdb.is_empty() && desired.neighbours.is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use ovl_common::{Encapsulation, Mac, Remote, Travel};
+use ovl_common::{Mac, Remote, Travel};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Desired, OnLink, Route, RouteKey, Tunnel, VxlanDevice, bpf_prefix, direct};
@@ -49,14 +49,13 @@ impl Vxlan {
         self.options.mtu.unwrap_or(underlay_mtu).min(underlay_mtu).saturating_sub(overhead(family))
     }
 
-    pub(super) fn tunnel(&self, underlay_mtu: u32) -> Tunnel {
-        Tunnel {
-            encapsulation: Encapsulation::Vxlan,
+    pub(super) fn tunnels(&self, underlay_mtu: u32) -> ByFamily<Tunnel> {
+        self.macs.map(|family, mac| Tunnel {
             vni: self.options.vni,
             port: self.options.port,
-            mac: self.macs.v4.unwrap_or_default(),
-            mtu: self.mtu(Family::V4, underlay_mtu),
-        }
+            mac: *mac,
+            mtu: self.mtu(family, underlay_mtu),
+        })
     }
 
     pub(super) fn lease_data(&self) -> ByFamily<BackendData> {
@@ -94,7 +93,7 @@ impl Vxlan {
         subnet: IpNet,
         public_ip: IpAddr,
         attrs: &LeaseAttrs,
-        (overlay, on_link): (&ByFamily<Arc<str>>, &OnLink),
+        (overlay, on_link, underlay): (&ByFamily<Arc<str>>, &OnLink, &Arc<str>),
         desired: &mut Desired,
     ) -> Result<(), String> {
         let family = Family::of(public_ip);
@@ -107,7 +106,7 @@ impl Vxlan {
         if self.options.direct_routing
             && let Some(device) = on_link.get(&public_ip)
         {
-            direct::peer_rows(subnet, public_ip, device, desired);
+            direct::peer_rows(subnet, public_ip, (device, underlay), desired);
             return Ok(());
         }
         // One node may hold two leases, the older of which is only waiting for its end.
@@ -125,10 +124,9 @@ impl Vxlan {
         if let Some(device) = overlay.get(family).cloned() {
             desired.routes.insert(RouteKey::usual(subnet), Route::Via { gateway, device, onlink: true });
         }
-        if let (Some(prefix), IpAddr::V4(node)) = (bpf_prefix(subnet), public_ip) {
-            let remote = Remote { node: node.into(), travel: Travel::Vxlan as u16, vtep_mac: mac };
-            desired.remotes.insert(prefix, remote);
-        }
+        let remote =
+            Remote { node: public_ip.into(), travel: Travel::Vxlan as u8, zero_checksum: 0, vtep_mac: mac };
+        desired.remotes.insert(bpf_prefix(subnet), remote);
         Ok(())
     }
 
@@ -219,7 +217,9 @@ mod tests {
             let route = Route::Via { gateway: ip(gateway), device: device.into(), onlink: true };
             assert_eq!(desired.routes.get(&RouteKey::usual(net(subnet))), Some(&route));
         }
-        assert_eq!(desired.remotes.values().next().expect("one").vtep_mac, MAC);
+        for (subnet, mac) in [("10.42.7.0/24", MAC), ("fd42:0:0:7::/64", MAC6)] {
+            assert_eq!(desired.remotes[&bpf_prefix(net(subnet))].vtep_mac, mac);
+        }
         assert!(desired.rejected.is_empty());
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -15,6 +16,7 @@ use rtnetlink::packet_route::tc::{TcHandle as PacketTcHandle, TcMessage};
 use tracing::{debug, info};
 
 use super::load::LoadError;
+use super::pins::Pins;
 use crate::table::Table;
 
 /// The priority of our filters. With the handle, which is the overlay's, it tells them from everybody else's.
@@ -33,6 +35,15 @@ pub enum TcAttach {
     Clsact,
 }
 
+/// `--tcx-order`: which programs of others on the same interface see a packet before ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TcxOrder {
+    /// None.
+    First,
+    /// All: what they drop or change is not there for the fast path.
+    Last,
+}
+
 /// A place a program is attached at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hook {
@@ -46,7 +57,7 @@ impl Hook {
     fn direction(self) -> TcAttachType {
         match self.program {
             Program::FromPod | Program::FromWire => TcAttachType::Ingress,
-            Program::ToPod => TcAttachType::Egress,
+            Program::ToPod | Program::ToOverlay => TcAttachType::Egress,
         }
     }
 }
@@ -60,15 +71,26 @@ pub struct Attachment {
 
 struct Held {
     attachment: Attachment,
-    link: SchedClassifierLink,
-    tcx: bool,
+    way: Way,
 }
 
-/// The attachments that this process made. They go with it: tcx links because their descriptors do, clsact filters
-/// because it removes them, or because their programs stop acting once the deadline is past.
+/// What keeps a program where it is.
+enum Way {
+    /// A tcx link: until its last descriptor or pin goes.
+    Link(#[expect(dead_code, reason = "held for its descriptor")] SchedClassifierLink),
+    /// A pinned tcx link: until the pin goes.
+    Pinned(#[expect(dead_code, reason = "held for its descriptor")] PinnedLink),
+    /// A clsact filter: until it is removed.
+    Filter,
+}
+
+/// The attachments of this overlay. Pinned links and clsact filters outlive the process, whose successor takes them over;
+/// their programs stop acting once the deadline is past.
 pub struct AttachmentTable {
     handle: Handle,
     how: TcAttach,
+    order: TcxOrder,
+    pins: Option<Pins>,
     /// The handle of this overlay's filters.
     filter: TcHandle,
     held: BTreeMap<Hook, Held>,
@@ -82,13 +104,20 @@ pub struct Attaching<'a> {
 
 impl AttachmentTable {
     /// No attachments yet. `overlay` is the network's range, whose filters are told from another overlay's by it.
-    pub fn new(handle: Handle, how: TcAttach, overlay: &str) -> Self {
-        Self { handle, how, filter: filter_handle(overlay), held: BTreeMap::new() }
+    pub fn new(handle: Handle, how: TcAttach, order: TcxOrder, overlay: &str) -> Self {
+        Self { handle, how, order, pins: None, filter: filter_handle(overlay), held: BTreeMap::new() }
+    }
+
+    /// Says where attachments are to be pinned, and removes those that are no use to this agent: of programs elsewhere
+    /// than before it is told by [`Table::delete`].
+    pub fn pin_in(&mut self, pins: Pins) {
+        self.pins = Some(pins);
     }
 
     /// Removes the filters that an agent of this overlay left on `interfaces` when it was killed.
     pub async fn remove_leftovers(&self, interfaces: impl Iterator<Item = u32>) -> Result<()> {
         for ifindex in interfaces {
+            // One of each direction.
             for program in [Program::FromPod, Program::ToPod] {
                 self.remove_filter(Hook { ifindex, program }).await?;
             }
@@ -105,7 +134,7 @@ impl AttachmentTable {
     pub fn kind(&self) -> &'static str {
         match self.held.values().next() {
             None => "none",
-            Some(held) if held.tcx => "tcx",
+            Some(held) if held.is_tcx() => "tcx",
             Some(_) => "clsact",
         }
     }
@@ -121,19 +150,18 @@ impl AttachmentTable {
     }
 
     async fn detach(&mut self, hook: Hook) -> Result<()> {
-        let Some(held) = self.held.remove(&hook) else { return Ok(()) };
-        if held.tcx {
-            // Closing the descriptor detaches; an interface that is gone took the attachment along.
-            drop(held.link);
-            return Ok(());
+        if let Some(pins) = &self.pins {
+            Pins::remove(&pins.link(hook))?;
         }
-        // aya would remove the filter itself, but panics on drop are not for a vanished interface; ours is idempotent.
-        std::mem::forget(held.link);
-        self.remove_filter(hook).await
+        // Closing the descriptor detaches; an interface that is gone took the attachment along.
+        match self.held.remove(&hook) {
+            Some(Held { way: Way::Filter, .. }) => self.remove_filter(hook).await,
+            Some(_) | None => Ok(()),
+        }
     }
 
     async fn is_attached(&self, hook: Hook, held: &Held, program: u32) -> bool {
-        if held.tcx {
+        if held.is_tcx() {
             let Ok((_, programs)) = SchedClassifier::query_tcx(&held.attachment.interface, hook.direction())
             else {
                 return false;
@@ -214,12 +242,20 @@ impl Attaching<'_> {
         };
         let how = self.table.how;
         if how != TcAttach::Clsact {
+            if let Some(way) = self.take_over(hook) {
+                return Ok(Held { attachment: attachment.clone(), way });
+            }
+            let order = match self.table.order {
+                TcxOrder::First => LinkOrder::first(),
+                TcxOrder::Last => LinkOrder::last(),
+            };
             let program = self.program(hook.program).map_err(wrong)?;
-            let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+            let options = TcAttachOptions::TcxOrder(order);
             match program.attach_with_options(&attachment.interface, hook.direction(), options) {
                 Ok(id) => {
                     let link = program.take_link(id).map_err(|error| LoadError::attaching(step(), &error))?;
-                    return Ok(Held { attachment: attachment.clone(), link, tcx: true });
+                    let way = self.pin(hook, link)?;
+                    return Ok(Held { attachment: attachment.clone(), way });
                 }
                 Err(error) if how == TcAttach::Auto && lacks_tcx(&error) => {
                     info!("this kernel has no tcx links; using clsact filters");
@@ -238,15 +274,68 @@ impl Attaching<'_> {
                 ));
             }
         }
-        // One that an agent left behind when it was killed would be in the way.
-        self.table.remove_filter(hook).await.map_err(wrong)?;
-        let options = NlOptions { priority: PRIORITY, handle: self.table.filter, classid: None };
+        let filter = self.table.filter;
+        let there = self.table.filter_exists(hook).await.map_err(wrong)?;
         let program = self.program(hook.program).map_err(wrong)?;
-        let id = program
-            .attach_with_options(&attachment.interface, hook.direction(), TcAttachOptions::Netlink(options))
-            .map_err(|error| LoadError::attaching(step(), &error))?;
+        let id = if there {
+            // An earlier agent's: replaced in one step, so that no packet finds none.
+            SchedClassifierLink::attached(&attachment.interface, hook.direction(), PRIORITY, filter, None)
+                .map_err(ProgramError::IOError)
+                .and_then(|link| program.attach_to_link(link))
+        } else {
+            let options = NlOptions { priority: PRIORITY, handle: filter, classid: None };
+            let options = TcAttachOptions::Netlink(options);
+            program.attach_with_options(&attachment.interface, hook.direction(), options)
+        };
+        let id = id.map_err(|error| LoadError::attaching(step(), &error))?;
         let link = program.take_link(id).map_err(|error| LoadError::attaching(step(), &error))?;
-        Ok(Held { attachment: attachment.clone(), link, tcx: false })
+        // aya would remove the filter when the link is dropped; that is ours to do, or our successor's not to.
+        std::mem::forget(link);
+        Ok(Held { attachment: attachment.clone(), way: Way::Filter })
+    }
+
+    /// Puts our program in the place of an earlier agent's, in one step. `None` where there is none to take over, or its
+    /// interface is gone and another has its index.
+    fn take_over(&mut self, hook: Hook) -> Option<Way> {
+        let path = self.table.pins.as_ref()?.link(hook);
+        let pinned = PinnedLink::from_pin(&path).ok()?;
+        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).ok()?;
+        let program = self.program(hook.program).ok()?;
+        match program.attach_to_link(link) {
+            // The pin keeps the link; aya's descriptor is not needed.
+            Ok(id) => {
+                let link = program.take_link(id).ok()?;
+                Some(Way::Link(link))
+            }
+            Err(error) => {
+                debug!("{} is of no use any more: {error}", path.display());
+                if let Err(error) = Pins::remove(&path) {
+                    debug!("{error:#}");
+                }
+                None
+            }
+        }
+    }
+
+    fn pin(&mut self, hook: Hook, link: SchedClassifierLink) -> Result<Way, LoadError> {
+        let Some(pins) = &self.table.pins else { return Ok(Way::Link(link)) };
+        let path = pins.link(hook);
+        let step = || format!("pinning {}", path.display());
+        let failed = |error: anyhow::Error| LoadError {
+            step: step(),
+            reason: format!("{error:#}"),
+            advice: "remove what is there with `ovl-agent cleanup --only-pins`",
+        };
+        Pins::remove(&path).map_err(failed)?;
+        let link = FdLink::try_from(link).map_err(|error| LoadError::of(&step(), &error))?;
+        let pinned = link.pin(&path).map_err(|error| LoadError::of(&step(), &error))?;
+        Ok(Way::Pinned(pinned))
+    }
+}
+
+impl Held {
+    fn is_tcx(&self) -> bool {
+        !matches!(self.way, Way::Filter)
     }
 }
 
@@ -277,11 +366,18 @@ impl Table for Attaching<'_> {
                 self.table.detach(hook).await?;
             }
         }
+        // What an earlier agent pinned and nobody has taken over is unwanted, unless it is put first.
+        let pinned = self.table.pins.as_ref().map(Pins::links).unwrap_or_default();
+        for hook in pinned.into_iter().filter(|hook| !self.table.held.contains_key(hook)) {
+            rows.insert(hook, Attachment { interface: String::new() });
+        }
         Ok(rows)
     }
 
     async fn put(&mut self, hook: &Hook, attachment: &Attachment) -> Result<()> {
-        self.table.detach(*hook).await?;
+        if self.table.held.contains_key(hook) {
+            self.table.detach(*hook).await?;
+        }
         let held = self.attach(*hook, attachment).await?;
         self.table.held.insert(*hook, held);
         Ok(())

@@ -7,11 +7,13 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use ovl_common::{
-    Config, ENDPOINTS, Endpoint, IpKey, LEASES, Mac, POD_MACS, PORTS, Port, Program, Remote, STATE, STATS,
-    Stat,
+    Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IpKey, LEASES, Mac, NODES, POD_MACS, PORTS, Port,
+    Program, Remote, STATE, STATS, Stat, TRACE, Trace,
 };
 
 use super::maps::Abi;
+use super::pins::{Pins, Shape, check_map};
+use super::features;
 
 static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ovl.bpf.o"));
 
@@ -38,6 +40,7 @@ pub struct LoadError {
 
 const NO_RIGHTS: &str = "give the agent CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (CAP_SYS_ADMIN on kernels before 5.8), \
                          or choose --mode kernel";
+const NO_PIN: &str = "remove what is there with `ovl-agent cleanup --only-pins`";
 const NO_OBJECT: &str =
     "build it with `cargo xtask build-ebpf` and build ovl-agent again, or name one with --bpf-object";
 const BAD_OBJECT: &str =
@@ -53,6 +56,10 @@ pub struct DataPlane {
     pub state: Array<MapData, Abi<Config>>,
     /// [`LEASES`].
     pub leases: LpmTrie<MapData, Abi<IpKey>, Abi<Remote>>,
+    /// [`NODES`].
+    pub nodes: HashMap<MapData, Abi<IpKey>, u32>,
+    /// [`FLOWS`].
+    pub flows: HashMap<MapData, Abi<FlowKey>, Abi<Flow>>,
     /// [`PORTS`].
     pub ports: HashMap<MapData, u32, Abi<Port>>,
     /// [`POD_MACS`].
@@ -64,8 +71,8 @@ pub struct DataPlane {
 }
 
 impl DataPlane {
-    /// Creates the maps and loads every program. Nothing is attached yet.
-    pub fn load(source: &ObjectSource) -> Result<Self, LoadError> {
+    /// Creates the maps, or takes those that are pinned, and loads every program. Nothing is attached yet.
+    pub fn load(source: &ObjectSource, max_flows: u32, pins: Option<&Pins>) -> Result<Self, LoadError> {
         let from_file;
         let object = match source {
             ObjectSource::Embedded => EMBEDDED,
@@ -83,8 +90,18 @@ impl DataPlane {
         if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
             tracing::debug!("cannot raise the locked-memory limit: {error}");
         }
+        let coarse = u8::from(features::has_coarse_clock());
+        let mut loader = EbpfLoader::new();
+        loader.override_global("OVL_COARSE", &coarse, true).map_max_entries(FLOWS.name, max_flows);
+        for (name, shape) in pinned_maps(max_flows) {
+            let Some(pins) = pins else { break };
+            let path = pins.map(name);
+            check_map(&path, shape)
+                .map_err(|error| failed("taking over a pinned map", format!("{error:#}"), NO_PIN))?;
+            loader.map_pin_path(name, path);
+        }
         let mut programs =
-            EbpfLoader::new().load(object).map_err(|error| from_kernel("creating the BPF maps", &error))?;
+            loader.load(object).map_err(|error| from_kernel("creating the BPF maps", &error))?;
         for program in Program::ALL {
             let step = format!("loading BPF program {}", program.name());
             let loaded: &mut SchedClassifier = programs
@@ -92,11 +109,20 @@ impl DataPlane {
                 .ok_or_else(|| failed(step.as_str(), "the object has no such program", BAD_OBJECT))?
                 .try_into()
                 .map_err(|error| failed(step.as_str(), error, BAD_OBJECT))?;
-            loaded.load().map_err(|error| from_kernel(step, &error))?;
+            loaded.load().map_err(|error| from_kernel(step.as_str(), &error))?;
+            if let Some(pins) = pins {
+                // What was there stays loaded as long as it is attached.
+                let path = pins.program(program);
+                Pins::remove(&path)
+                    .map_err(|error| failed(step.as_str(), format!("{error:#}"), NO_PIN))?;
+                loaded.pin(&path).map_err(|error| from_kernel(step, &error))?;
+            }
         }
         Ok(Self {
             state: take(&mut programs, STATE.name)?,
             leases: take(&mut programs, LEASES.name)?,
+            nodes: take(&mut programs, NODES.name)?,
+            flows: take(&mut programs, FLOWS.name)?,
             ports: take(&mut programs, PORTS.name)?,
             pod_macs: take(&mut programs, POD_MACS.name)?,
             endpoints: take(&mut programs, ENDPOINTS.name)?,
@@ -104,6 +130,26 @@ impl DataPlane {
             programs,
         })
     }
+}
+
+/// The maps that outlive the agent, as they have to be.
+fn pinned_maps(max_flows: u32) -> [(&'static str, Shape); 9] {
+    fn shape<K, V>(rows: u32) -> Shape {
+        let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        Shape { key: size(size_of::<K>()), value: size(size_of::<V>()), rows }
+    }
+    [
+        (STATE.name, shape::<u32, Config>(STATE.capacity)),
+        // The prefix length stands before the address.
+        (LEASES.name, shape::<(u32, [u32; 4]), Remote>(LEASES.capacity)),
+        (NODES.name, shape::<IpKey, u32>(NODES.capacity)),
+        (FLOWS.name, shape::<FlowKey, Flow>(max_flows)),
+        (PORTS.name, shape::<u32, Port>(PORTS.capacity)),
+        (POD_MACS.name, shape::<u32, Mac>(POD_MACS.capacity)),
+        (ENDPOINTS.name, shape::<IpKey, Endpoint>(ENDPOINTS.capacity)),
+        (STATS.name, shape::<u32, Stat>(STATS.capacity)),
+        (TRACE.name, shape::<u32, Trace>(TRACE.capacity)),
+    ]
 }
 
 fn take<T: TryFrom<Map>>(programs: &mut Ebpf, name: &str) -> Result<T, LoadError>
@@ -160,6 +206,11 @@ fn one_line(text: &str) -> String {
 }
 
 impl LoadError {
+    /// An error of aya at some step.
+    pub(super) fn of(step: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        from_kernel(step, error)
+    }
+
     /// The same for a step of attaching.
     pub(super) fn attaching(step: String, error: &(dyn std::error::Error + 'static)) -> Self {
         from_kernel(step, error)
@@ -199,7 +250,7 @@ mod tests {
     #[test]
     fn a_missing_file_names_itself() {
         let source = ObjectSource::File("/nonexistent/ovl.o".into());
-        let Err(error) = DataPlane::load(&source) else { panic!("there is no such file") };
+        let Err(error) = DataPlane::load(&source, 16, None) else { panic!("there is no such file") };
         let text = error.to_string();
         assert!(text.contains("/nonexistent/ovl.o") && text.contains("build-ebpf"), "{text}");
     }

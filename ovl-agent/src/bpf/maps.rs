@@ -50,6 +50,38 @@ impl Table for RemoteTable<'_> {
     }
 }
 
+/// Nodes' addresses.
+pub struct NodeTable<'a>(pub &'a mut HashMap<MapData, Abi<IpKey>, u32>);
+
+impl Table for NodeTable<'_> {
+    type Key = IpKey;
+    type Row = ();
+
+    fn name(&self) -> &'static str {
+        "BPF node"
+    }
+
+    async fn rows(&mut self) -> Result<BTreeMap<IpKey, ()>> {
+        let rows = self.0.keys().map(|key| {
+            let Abi(address) = key.context("cannot read the BPF node map")?;
+            Ok((address, ()))
+        });
+        rows.collect()
+    }
+
+    async fn put(&mut self, address: &IpKey, (): &()) -> Result<()> {
+        self.0
+            .insert(Abi(*address), 1, 0)
+            .with_context(|| format!("cannot write node {} to its BPF map", std::net::IpAddr::from(*address)))
+    }
+
+    async fn delete(&mut self, address: &IpKey) -> Result<()> {
+        absent_is_success(self.0.remove(&Abi(*address))).with_context(|| {
+            format!("cannot remove node {} from its BPF map", std::net::IpAddr::from(*address))
+        })
+    }
+}
+
 /// Pod port → gateway.
 pub struct PortTable<'a>(pub &'a mut HashMap<MapData, u32, Abi<Port>>);
 
@@ -79,12 +111,23 @@ impl Table for PortTable<'_> {
     }
 }
 
-/// The node's configuration: one row, whose deadline is not compared.
+/// The node's configuration: one row. What changes all the time is not compared.
 pub struct StateTable<'a> {
     /// The map.
     pub map: &'a mut Array<MapData, Abi<Config>>,
-    /// The deadline to write.
+    /// What changes all the time.
+    pub pulse: Pulse,
+}
+
+/// The fields of the configuration that the loop moves on.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse {
+    /// [`Config::deadline`].
     pub deadline: u64,
+    /// [`Config::epoch`].
+    pub epoch: u64,
+    /// [`Config::carry_tcp`].
+    pub carry_tcp: bool,
 }
 
 impl Table for StateTable<'_> {
@@ -96,13 +139,12 @@ impl Table for StateTable<'_> {
     }
 
     async fn rows(&mut self) -> Result<BTreeMap<(), Config>> {
-        let Abi(config) = self.map.get(&0, 0).context("cannot read the BPF configuration")?;
-        Ok(BTreeMap::from([((), Config { deadline: 0, ..config })]))
+        let config = self.read()?;
+        Ok(BTreeMap::from([((), Config { deadline: 0, epoch: 0, carry_tcp: 0, ..config })]))
     }
 
     async fn put(&mut self, (): &(), config: &Config) -> Result<()> {
-        let config = Config { deadline: self.deadline, ..*config };
-        self.map.set(0, Abi(config), 0).context("cannot write the BPF configuration")
+        self.write(*config)
     }
 
     async fn delete(&mut self, (): &()) -> Result<()> {
@@ -111,18 +153,21 @@ impl Table for StateTable<'_> {
 }
 
 impl StateTable<'_> {
-    /// Says whether TCP may take the fast path; everything else stays.
-    pub fn carry_tcp(&mut self, carry: bool) -> Result<()> {
-        let Abi(config) = self.map.get(&0, 0).context("cannot read the BPF configuration")?;
-        let config = Config { deadline: self.deadline, carry_tcp: u8::from(carry), ..config };
-        self.map.set(0, Abi(config), 0).context("cannot write the BPF configuration")
+    /// Writes what changes all the time; everything else stays.
+    pub fn beat(&mut self) -> Result<()> {
+        let config = self.read()?;
+        self.write(config)
     }
 
-    /// Moves the deadline on; everything else stays.
-    pub fn extend(&mut self) -> Result<()> {
+    fn read(&self) -> Result<Config> {
         let Abi(config) = self.map.get(&0, 0).context("cannot read the BPF configuration")?;
-        let config = Config { deadline: self.deadline, ..config };
-        self.map.set(0, Abi(config), 0).context("cannot renew the BPF deadline")
+        Ok(config)
+    }
+
+    fn write(&mut self, config: Config) -> Result<()> {
+        let Pulse { deadline, epoch, carry_tcp } = self.pulse;
+        let config = Config { deadline, epoch, carry_tcp: u8::from(carry_tcp), ..config };
+        self.map.set(0, Abi(config), 0).context("cannot write the BPF configuration")
     }
 }
 

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use super::go::integer;
-use super::value::{FastPath, Maybe, Mode, Secret, StoreArg, listen_ip, listen_port, unless_empty};
-use crate::bpf::TcAttach;
+use super::value::{
+    FastPath, Maybe, Mode, Secret, SourceCheck, StoreArg, listen_ip, listen_port, mark, unless_empty,
+};
+use crate::bpf::{TcAttach, TcxOrder};
 use crate::store::etcd::EtcdOptions;
 
 /// The heading of the flags that only the etcd store has.
@@ -25,16 +27,49 @@ pub struct RunArgs {
     /// Exit instead of falling back to the kernel path where --mode asks for eBPF and it does not work.
     #[arg(long, help_heading = "Data plane")]
     pub strict: bool,
-    /// When packets may take the fast path. `always` skips netfilter for them: for clusters without network policies
-    /// and without services.
-    #[arg(long, value_enum, default_value = "off", help_heading = "Data plane")]
+    /// When packets may take the fast path. `verified`: once netfilter has accepted their flow in both directions, so that
+    /// firewall rules, network policies and services keep their meaning. `always` skips netfilter: for clusters without
+    /// policies and services. `off`: never, the programs only count.
+    #[arg(long, value_enum, default_value = "verified", help_heading = "Data plane")]
     pub fast_path: FastPath,
+    /// Seconds after which a flow on the fast path asks netfilter again. What nftables reports takes effect at once; this
+    /// is for the rest: legacy iptables, ipsets, conntrack entries.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value = "10",
+        value_parser = |text: &str| integer::<u32>(text, 1..=3600),
+        help_heading = "Data plane"
+    )]
+    pub verify_interval: u32,
+    /// The bit of packets' marks that says that netfilter has accepted them. Nobody else may use it.
+    #[arg(long, value_name = "BIT", default_value = "0x2000", value_parser = mark, help_heading = "Data plane")]
+    pub fast_path_mark: u32,
+    /// Most flows on the fast path; about 180 bytes of kernel memory each. Those beyond push out the ones that have
+    /// been idle for longest, which only means that they ask netfilter again.
+    #[arg(
+        long,
+        value_name = "FLOWS",
+        default_value = "262144",
+        value_parser = |text: &str| integer::<u32>(text, 16..=16_777_216),
+        help_heading = "Data plane"
+    )]
+    pub max_flows: u32,
+    /// What becomes of packets whose source is not what it should be. `loose` drops tunnel packets that come from no node
+    /// and packets with the address of another node's pod, `strict` besides everything that is not from the sender's own
+    /// subnet, such as clients of a NodePort that are not translated; `off` leaves them all to the kernel.
+    #[arg(long, value_enum, default_value = "loose", help_heading = "Data plane")]
+    pub source_check: SourceCheck,
     /// The bridge whose ports are the pods.
     #[arg(long, value_name = "NAME", default_value = "cni0", help_heading = "Data plane")]
     pub pod_bridge: String,
     /// How to attach the programs.
     #[arg(long, value_enum, default_value = "auto", help_heading = "Data plane")]
     pub tc_attach: TcAttach,
+    /// Whether other programs on the same interface see packets before ours, which is `last`, or after, which is `first`.
+    /// For tcx links; clsact filters have priority 111.
+    #[arg(long, value_enum, default_value = "last", help_heading = "Data plane")]
+    pub tcx_order: TcxOrder,
     /// Load the programs from this file instead of from this binary.
     #[arg(long, value_name = "FILE", default_value = "", value_parser = unless_empty::<PathBuf>, help_heading = "Data plane")]
     pub bpf_object: Maybe<PathBuf>,

@@ -46,8 +46,10 @@ pub enum Mode {
 pub enum FastPath {
     /// Never; the programs only count.
     Off,
-    /// Whenever sender and receiver are known.
+    /// Whenever sender and receiver are known. Netfilter does not see these packets.
     Always,
+    /// When netfilter has accepted the flow in both directions, and has lately.
+    Verified,
 }
 
 impl FastPath {
@@ -56,8 +58,34 @@ impl FastPath {
         match self {
             Self::Off => "off",
             Self::Always => "always",
+            Self::Verified => "verified",
         }
     }
+}
+
+/// What becomes of packets whose source is not what it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SourceCheck {
+    /// They are left to the kernel.
+    Off,
+    /// Dropped: tunnel packets that come from no node, and packets with another node's pods' addresses.
+    Loose,
+    /// Dropped besides: whatever does not come from the sender's own subnet.
+    Strict,
+}
+
+/// The one bit of `skb->mark` for packets that netfilter accepted.
+pub(super) fn mark(text: &str) -> Result<u32, String> {
+    // What kube-proxy marks packets with that it will masquerade, or drop.
+    const KUBE_PROXY: [u32; 2] = [0x4000, 0x8000];
+    let mark: u32 = integer(text, 1..=i64::from(u32::MAX))?;
+    if !mark.is_power_of_two() {
+        return Err("expected one bit, such as 0x2000".to_owned());
+    }
+    if KUBE_PROXY.contains(&mark) {
+        return Err("kube-proxy uses this bit; choose another, such as 0x2000".to_owned());
+    }
+    Ok(mark)
 }
 
 /// A store other than etcd.

@@ -2,9 +2,10 @@
 
 use bytemuck::{AnyBitPattern, NoUninit};
 use ovl_common::Reason;
-use ovl_common::wire::Ethernet;
+use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet};
 
-use crate::packet::{IP, Packet, TUNNEL};
+use crate::ip::{Family, IpHeader};
+use crate::packet::{IP, Packet, tunnel_length};
 
 /// What fresh headroom holds: not zeros, so that a header byte nobody wrote is noticed.
 const POISON: u8 = 0xa5;
@@ -20,6 +21,10 @@ pub struct Frame {
     pub tagged: bool,
     /// What [`Packet::to_this_host`] says.
     pub to_this_host: bool,
+    /// What [`Packet::from_this_host`] says.
+    pub from_this_host: bool,
+    /// What [`Packet::mark`] says.
+    pub mark: u32,
     /// What [`Packet::segment_size`] says.
     pub segment_size: Option<usize>,
     /// Makes [`Packet::push_tunnel`] and [`Packet::pop_tunnel`] fail, as they do for packets they don't support.
@@ -29,7 +34,16 @@ pub struct Frame {
 impl Frame {
     /// A packet on an interface.
     pub fn new(ifindex: u32, bytes: Vec<u8>) -> Self {
-        Self { bytes, ifindex, tagged: false, to_this_host: true, segment_size: None, rigid: false }
+        Self {
+            bytes,
+            ifindex,
+            tagged: false,
+            to_this_host: true,
+            from_this_host: false,
+            mark: 0,
+            segment_size: None,
+            rigid: false,
+        }
     }
 
     /// A header of a frame that has it.
@@ -78,8 +92,20 @@ impl Packet for Frame {
         self.to_this_host
     }
 
+    fn from_this_host(&self) -> bool {
+        self.from_this_host
+    }
+
     fn ifindex(&self) -> u32 {
         self.ifindex
+    }
+
+    fn mark(&self) -> u32 {
+        self.mark
+    }
+
+    fn set_mark(&mut self, mark: u32) {
+        self.mark = mark;
     }
 
     fn segment_size(&self) -> Option<usize> {
@@ -94,19 +120,25 @@ impl Packet for Frame {
         0xbeef
     }
 
-    fn push_tunnel(&mut self) -> Result<(), Reason> {
+    fn push_tunnel<O: IpHeader>(&mut self) -> Result<(), Reason> {
         if self.rigid {
             return Err(Reason::NoRoom);
         }
-        self.bytes.splice(IP..IP, [POISON; TUNNEL]);
+        self.bytes.splice(IP..IP, std::iter::repeat_n(POISON, tunnel_length::<O>()));
+        self.change::<Ethernet>(0, |ethernet| ethernet.ethertype = O::ETHERTYPE);
         Ok(())
     }
 
-    fn pop_tunnel(&mut self) -> Result<(), Reason> {
+    fn pop_tunnel<O: IpHeader>(&mut self, inner: Family) -> Result<(), Reason> {
         if self.rigid {
             return Err(Reason::NoRoom);
         }
-        self.bytes.drain(IP..IP + TUNNEL);
+        self.bytes.drain(IP..IP + tunnel_length::<O>());
+        let ethertype = match inner {
+            Family::V4 => ETHERTYPE_IPV4,
+            Family::V6 => ETHERTYPE_IPV6,
+        };
+        self.change::<Ethernet>(0, |ethernet| ethernet.ethertype = ethertype);
         Ok(())
     }
 }

@@ -1,11 +1,20 @@
 //! The maps in memory, filled as those of a node with one peer and one pod.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use ovl_common::{ABI, Config, Endpoint, FastPath, IpKey, Mac, Port, Remote, Travel};
+use ovl_common::{
+    ABI, Config, Encapsulation, Endpoint, FastPath, Flow, FlowKey, IpKey, Mac, Port, Range, Reason, Remote,
+    SourceCheck, Travel, Tunnel,
+};
 
-use super::{GATEWAY, NODE, PEER_NODE, PEER_VTEP, POD, POD_MAC, POD_PORT, UNDERLAY, VTEP};
+use super::{
+    GATEWAY, MARK, NODE, NODE6, OVERLAY, OVERLAY6, PEER_NODE, PEER_NODE6, PEER_VTEP, POD, POD_MAC, POD_PORT,
+    POD6, UNDERLAY, VTEP,
+};
+use crate::flow::Usage;
+use crate::ip::Family;
 use crate::tables::Tables;
 
 /// The maps.
@@ -15,32 +24,40 @@ pub struct Mem {
     pub config: Option<Config>,
     /// The clock.
     pub now: u64,
-    /// Peers by the first three bytes of their subnet.
-    pub remotes: BTreeMap<[u8; 3], Remote>,
+    /// Peers by their subnets.
+    pub remotes: Vec<(Range, Remote)>,
+    /// Nodes' addresses.
+    pub nodes: BTreeSet<IpKey>,
     /// Pod ports.
     pub ports: BTreeMap<u32, Port>,
-    /// Whether there is no room for another endpoint.
+    /// Whether there is no room for another endpoint or flow.
     pub full: bool,
     // Boxed and never freed while borrowed: the packet path holds references into the maps, as in the kernel.
     endpoints: RefCell<BTreeMap<IpKey, &'static Endpoint>>,
     pod_macs: RefCell<BTreeMap<u32, &'static Mac>>,
+    flows: RefCell<BTreeMap<FlowKey, Flow>>,
 }
 
 impl Mem {
     /// Makes a pod known.
-    pub fn set_endpoint(&self, address: [u8; 4], endpoint: Endpoint) {
+    pub fn set_endpoint(&self, address: impl Into<IpAddr>, endpoint: Endpoint) {
         let row = Box::leak(Box::new(endpoint));
-        self.endpoints.borrow_mut().insert(IpKey::from_ipv4_octets(address), row);
+        self.endpoints.borrow_mut().insert(address.into().into(), row);
     }
 
     /// What is known of a pod.
-    pub fn endpoint_of(&self, address: [u8; 4]) -> Option<Endpoint> {
-        self.endpoint(IpKey::from_ipv4_octets(address)).copied()
+    pub fn endpoint_of(&self, address: impl Into<IpAddr>) -> Option<Endpoint> {
+        self.endpoint(address.into().into()).copied()
     }
 
     /// Who last sent on a port.
     pub fn pod_mac_of(&self, ifindex: u32) -> Option<Mac> {
         self.pod_mac(ifindex).copied()
+    }
+
+    /// Every flow.
+    pub fn flows(&self) -> Vec<(FlowKey, Flow)> {
+        self.flows.borrow().iter().map(|(key, flow)| (*key, *flow)).collect()
     }
 }
 
@@ -54,8 +71,11 @@ impl Tables for Mem {
     }
 
     fn remote(&self, address: IpKey) -> Option<&Remote> {
-        let [a, b, c, _] = address.ipv4_octets();
-        self.remotes.get(&[a, b, c])
+        self.remotes.iter().find(|(range, _)| range.contains(address)).map(|(_, remote)| remote)
+    }
+
+    fn is_node(&self, address: IpKey) -> bool {
+        self.nodes.contains(&address)
     }
 
     fn endpoint(&self, address: IpKey) -> Option<&Endpoint> {
@@ -84,29 +104,62 @@ impl Tables for Mem {
     fn learn_pod_mac(&self, ifindex: u32, mac: &Mac) {
         self.pod_macs.borrow_mut().insert(ifindex, Box::leak(Box::new(*mac)));
     }
+
+    fn use_flow(&self, key: &FlowKey, usage: &Usage) -> Result<(), Reason> {
+        let mut flows = self.flows.borrow_mut();
+        let flow = flows.get_mut(key).ok_or(Reason::NoFlow)?;
+        usage.check(flow)?;
+        usage.count(flow);
+        Ok(())
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        self.flows.borrow().get(key).copied()
+    }
+
+    fn learn_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+        if !self.full {
+            self.flows.borrow_mut().insert(*key, *flow);
+        }
+        !self.full
+    }
+
+    fn forget_flow(&self, key: &FlowKey) {
+        self.flows.borrow_mut().remove(key);
+    }
 }
 
-/// The configuration of a node with VXLAN network 1.
+/// The configuration of a node with VXLAN network 1 in both families, whose fast path asks nobody.
 pub fn config() -> Config {
+    let tunnel = |address: IpAddr, device: u32, mtu: u32| Tunnel {
+        address: address.into(),
+        device,
+        vni: 1,
+        mtu,
+        mac: VTEP,
+        port: 8472u16.to_be_bytes(),
+        encapsulation: Encapsulation::Vxlan as u8,
+        hop_limit: 64,
+        reserved: [0; 2],
+    };
     Config {
         abi: ABI,
         fast_path: FastPath::Always as u32,
         deadline: 1000,
+        epoch: 3,
+        verified_for: 100,
+        mark: MARK,
+        source_check: SourceCheck::Loose as u32,
         underlay: UNDERLAY,
-        encapsulation: ovl_common::Encapsulation::Vxlan as u32,
-        vni: 1,
-        tunnel_mtu: 1450,
         underlay_mtu: 1500,
         source_port_min: 32768,
         source_port_max: 60999,
-        tunnel_port: 8472u16.to_be_bytes(),
-        vtep_mac: VTEP,
-        underlay_address: IpKey::from_ipv4_octets(NODE),
-        local_subnet: IpKey::from_ipv4_octets([10, 42, 3, 0]),
-        local_bits: 120,
-        outer_ttl: 64,
         carry_tcp: 1,
-        reserved: [0; 2],
+        reserved: [0; 3],
+        tunnel_v4: tunnel(NODE.into(), OVERLAY, 1450),
+        tunnel_v6: tunnel(NODE6.into(), OVERLAY6, 1430),
+        local_v4: Range::new(IpAddr::from([10, 42, 3, 0]).into(), 120),
+        local_v6: Range::new(prefix6(3), 64),
     }
 }
 
@@ -115,19 +168,52 @@ pub fn endpoint() -> Endpoint {
     Endpoint { ifindex: POD_PORT, pod: POD_MAC, gateway: GATEWAY }
 }
 
-/// A node with one peer (10.42.7.0/24) and one known pod.
+/// The peer, known by its address of one family.
+pub fn remote(travel: Travel, outer: Family) -> Remote {
+    let node = match outer {
+        Family::V4 => IpAddr::from(PEER_NODE),
+        Family::V6 => IpAddr::from(PEER_NODE6),
+    };
+    Remote { node: node.into(), travel: travel as u8, zero_checksum: 0, vtep_mac: PEER_VTEP }
+}
+
+/// The peer's subnets.
+pub fn remote_subnets() -> [(IpAddr, u8); 2] {
+    [([10, 42, 7, 0].into(), 24), (IpAddr::from(prefix6(7)), 64)]
+}
+
+/// Every node's addresses.
+pub fn nodes() -> [IpAddr; 3] {
+    [PEER_NODE.into(), PEER_NODE6.into(), [192, 0, 2, 13].into()]
+}
+
+fn prefix6(subnet: u16) -> IpKey {
+    IpAddr::from([0xfd42, 0, 0, subnet, 0, 0, 0, 0]).into()
+}
+
+/// A node with one peer (10.42.7.0/24 and fd42:0:0:7::/64) over IPv4 and one known pod.
 pub fn tables(travel: Travel) -> Mem {
-    let remote =
-        Remote { node: IpKey::from_ipv4_octets(PEER_NODE), travel: travel as u16, vtep_mac: PEER_VTEP };
+    tables_over(travel, Family::V4)
+}
+
+/// The same with the nodes' addresses of one family.
+pub fn tables_over(travel: Travel, outer: Family) -> Mem {
+    let remotes = remote_subnets().map(|(base, length)| {
+        let bits = u32::from(length) + if base.is_ipv4() { 96 } else { 0 };
+        (Range::new(base.into(), bits), remote(travel, outer))
+    });
     let tables = Mem {
         config: Some(config()),
         now: 500,
-        remotes: BTreeMap::from([([10, 42, 7], remote)]),
+        remotes: remotes.to_vec(),
+        nodes: nodes().into_iter().map(IpKey::from).collect(),
         ports: BTreeMap::from([(POD_PORT, Port { gateway: GATEWAY, reserved: [0; 2] })]),
         full: false,
         endpoints: RefCell::default(),
         pod_macs: RefCell::default(),
+        flows: RefCell::default(),
     };
     tables.set_endpoint(POD, endpoint());
+    tables.set_endpoint(POD6, endpoint());
     tables
 }

@@ -1,59 +1,91 @@
 //! The table: every packet, the program it goes through, the action, the bytes and the reason.
 
-use ovl_common::wire::{Ethernet, Ipv4, VxlanOverIpv4};
-use ovl_common::{Config, Endpoint, Mac, Program, Reason, Travel};
-use ovl_ebpf::packet::{INNER_IP, IP};
+use ovl_common::wire::{Ethernet, Ipv4, Ipv6, TunnelHeaders};
+use ovl_common::{Config, Endpoint, FastPath, Mac, Program, Reason, SourceCheck, Travel};
+use ovl_ebpf::ip::{Family, IpHeader};
+use ovl_ebpf::packet::{IP, inner_ip};
 use ovl_ebpf::testing::{
-    Frame, GATEWAY, NODE, PEER_NODE, PEER_POD, PEER_VTEP, POD, POD_MAC, POD_PORT, UNDERLAY, UNDERLAY_MAC,
-    VTEP, config, endpoint, from_pod_frame, from_wire_frame, left_to_the_kernel_from_pod,
-    left_to_the_kernel_from_wire, udp,
+    Frame, GATEWAY, MARK, NODE, NODE6, OVERLAY, PEER_NODE, PEER_NODE6, PEER_POD, PEER_POD6, PEER_VTEP, POD,
+    POD_MAC, POD_PORT, POD6, UNDERLAY, UNDERLAY_MAC, VTEP, config, dropped_from_wire, endpoint,
+    from_pod_frame, from_pod_frame_of, from_wire_frame, from_wire_frame_of, is_udp_intact,
+    left_to_the_kernel_from_pod, left_to_the_kernel_from_pod6, left_to_the_kernel_from_wire,
+    left_to_the_kernel_from_wire6, to_pod_frame_of, udp,
 };
 
-use crate::program::{Programs, REDIRECT, Run, UNSPEC};
+use crate::program::{Programs, REDIRECT, Run, SHOT, UNSPEC};
 
 /// A packet that passes untouched for `reason`.
 fn untouched(frame: &Frame, reason: Reason) -> Run {
     Run { action: UNSPEC, bytes: frame.bytes.clone(), reason }
 }
 
-#[test]
-fn from_pod_writes_every_byte_of_the_tunnel() {
-    let mut programs = Programs::load(Travel::Vxlan);
-    let frame = from_pod_frame();
-    let run = programs.run(Program::FromPod, &frame);
+/// Every byte of the tunnel: one that nobody wrote would be the poison.
+fn wrapped<I: IpHeader, O: IpHeader>(programs: &mut Programs, frame: &Frame) -> Frame {
+    let run = programs.run(Program::FromPod, frame);
     assert_eq!((run.action, run.reason), (REDIRECT, Reason::Forwarded));
     let sent = Frame::new(UNDERLAY, run.bytes);
-    let outer: VxlanOverIpv4 = sent.read(IP);
-    let length = u16::try_from(sent.bytes.len() - IP).expect("small");
-    let port = u16::from_be_bytes(outer.udp.source);
+    let tunnel: TunnelHeaders = sent.read(IP + O::LENGTH);
+    let length = u16::try_from(sent.bytes.len() - IP - O::LENGTH).expect("small");
+    let port = u16::from_be_bytes(tunnel.udp.source);
     assert!((32768..60999).contains(&port), "{port}");
-    // Every field, the two that vary as they are: a byte that nobody wrote would be the poison.
-    let expected = VxlanOverIpv4 {
-        ip: Ipv4 {
+    let expected = TunnelHeaders {
+        udp: ovl_common::wire::Udp {
+            source: tunnel.udp.source,
+            destination: 8472u16.to_be_bytes(),
+            length: length.to_be_bytes(),
+            checksum: tunnel.udp.checksum,
+        },
+        vxlan: ovl_common::wire::Vxlan { flags: 8, reserved: [0; 3], vni: [0, 0, 1], reserved2: 0 },
+        ethernet: Ethernet { destination: PEER_VTEP, source: VTEP, ethertype: I::ETHERTYPE },
+    };
+    assert_eq!(tunnel, expected);
+    let inner: I = sent.read(inner_ip::<O>());
+    assert_eq!((inner.hop_limit(), inner.is_intact()), (63, true));
+    assert_eq!(sent.bytes[inner_ip::<O>() + I::LENGTH..], frame.bytes[IP + I::LENGTH..]);
+    sent
+}
+
+#[test]
+fn from_pod_writes_every_byte_of_the_tunnel_whatever_the_families() {
+    let mut programs = Programs::load_over(Travel::Vxlan, Family::V4);
+    let sent = [
+        wrapped::<Ipv4, Ipv4>(&mut programs, &from_pod_frame_of(Family::V4)),
+        wrapped::<Ipv6, Ipv4>(&mut programs, &from_pod_frame_of(Family::V6)),
+    ];
+    for sent in sent {
+        let outer: Ipv4 = sent.read(IP);
+        let expected = Ipv4 {
             version_and_length: 0x45,
             tos: 0,
-            total_length: length.to_be_bytes(),
-            id: outer.ip.id,
+            total_length: u16::try_from(sent.bytes.len() - IP).expect("small").to_be_bytes(),
+            id: outer.id,
             fragment: [0; 2],
             ttl: 64,
             protocol: 17,
-            checksum: outer.ip.computed_checksum(),
+            checksum: outer.computed_checksum(),
             source: NODE,
             destination: PEER_NODE,
-        },
-        udp: ovl_common::wire::Udp {
-            source: outer.udp.source,
-            destination: 8472u16.to_be_bytes(),
-            length: (length - 20).to_be_bytes(),
-            checksum: [0; 2],
-        },
-        vxlan: ovl_common::wire::Vxlan { flags: 8, reserved: [0; 3], vni: [0, 0, 1], reserved2: 0 },
-        ethernet: Ethernet { destination: PEER_VTEP, source: VTEP, ethertype: [8, 0] },
-    };
-    assert_eq!(outer, expected);
-    let inner: Ipv4 = sent.read(INNER_IP);
-    assert_eq!((inner.ttl, inner.checksum), (63, inner.computed_checksum()));
-    assert_eq!(sent.bytes[INNER_IP + 20..], frame.bytes[IP + 20..]);
+        };
+        assert_eq!(outer, expected);
+        assert_eq!(sent.read::<TunnelHeaders>(IP + 20).udp.checksum, [0; 2]);
+    }
+    let mut programs = Programs::load_over(Travel::Vxlan, Family::V6);
+    let sent = [
+        wrapped::<Ipv4, Ipv6>(&mut programs, &from_pod_frame_of(Family::V4)),
+        wrapped::<Ipv6, Ipv6>(&mut programs, &from_pod_frame_of(Family::V6)),
+    ];
+    for sent in sent {
+        let expected = Ipv6 {
+            version_class_label: [0x60, 0, 0, 0],
+            payload_length: u16::try_from(sent.bytes.len() - IP - 40).expect("small").to_be_bytes(),
+            next_header: 17,
+            hop_limit: 64,
+            source: NODE6,
+            destination: PEER_NODE6,
+        };
+        assert_eq!(sent.read::<Ipv6>(IP), expected);
+        assert!(is_udp_intact::<Ipv6>(&sent, IP), "stock peers drop what has no checksum");
+    }
 }
 
 #[test]
@@ -81,36 +113,104 @@ fn from_pod_routes_to_a_direct_peer() {
     assert_eq!(run, Run { action: REDIRECT, bytes: expected.bytes, reason: Reason::Forwarded });
 }
 
+/// The pod's packet as its gateway sends it, one hop on.
+fn delivered(mut frame: Frame, family: Family) -> Vec<u8> {
+    match family {
+        Family::V4 => frame.change::<Ipv4>(IP, IpHeader::take_hop),
+        Family::V6 => frame.change::<Ipv6>(IP, IpHeader::take_hop),
+    }
+    frame.bytes
+}
+
 #[test]
-fn from_wire_strips_and_delivers() {
-    let mut programs = Programs::load(Travel::Vxlan);
-    let mut expected = Frame::new(POD_PORT, udp(PEER_POD, POD, (GATEWAY, POD_MAC), 100));
-    expected.change::<Ipv4>(IP, |ip| {
-        ip.ttl = 63;
-        ip.checksum = ip.computed_checksum();
-    });
-    let run = programs.run(Program::FromWire, &from_wire_frame());
-    assert_eq!(run, Run { action: REDIRECT, bytes: expected.bytes, reason: Reason::Delivered });
+fn from_wire_strips_and_delivers_whatever_the_families() {
+    for outer in [Family::V4, Family::V6] {
+        let mut programs = Programs::load_over(Travel::Vxlan, outer);
+        for inner in [Family::V4, Family::V6] {
+            let bytes = delivered(to_pod_frame_of(inner), inner);
+            let run = programs.run(Program::FromWire, &from_wire_frame_of(inner, outer));
+            assert_eq!(
+                run,
+                Run { action: REDIRECT, bytes, reason: Reason::Delivered },
+                "{inner:?} in {outer:?}"
+            );
+        }
+    }
 }
 
 #[test]
 fn from_wire_delivers_from_a_direct_peer() {
     let mut programs = Programs::load(Travel::Direct);
-    let frame = Frame::new(UNDERLAY, udp(PEER_POD, POD, (Mac([2; 6]), UNDERLAY_MAC), 100));
-    let mut expected = Frame::new(POD_PORT, udp(PEER_POD, POD, (GATEWAY, POD_MAC), 100));
-    expected.change::<Ipv4>(IP, |ip| {
-        ip.ttl = 63;
-        ip.checksum = ip.computed_checksum();
-    });
-    let run = programs.run(Program::FromWire, &frame);
-    assert_eq!(run, Run { action: REDIRECT, bytes: expected.bytes, reason: Reason::Delivered });
+    let macs = (Mac([2; 6]), UNDERLAY_MAC);
+    let inside = (GATEWAY, POD_MAC);
+    let table = [
+        (udp(PEER_POD, POD, macs, 100), udp(PEER_POD, POD, inside, 100), Family::V4),
+        (udp(PEER_POD6, POD6, macs, 100), udp(PEER_POD6, POD6, inside, 100), Family::V6),
+    ];
+    for (wire, pod, family) in table {
+        let bytes = delivered(Frame::new(POD_PORT, pod), family);
+        let run = programs.run(Program::FromWire, &Frame::new(UNDERLAY, wire));
+        assert_eq!(run, Run { action: REDIRECT, bytes, reason: Reason::Delivered }, "{family:?}");
+    }
+}
+
+#[test]
+fn sources_are_checked_as_strictly_as_asked() {
+    let mut programs = Programs::load(Travel::Vxlan);
+    for (name, change, reason, takes_strict) in dropped_from_wire() {
+        for check in [SourceCheck::Off, SourceCheck::Loose, SourceCheck::Strict] {
+            programs.set_config(Config { deadline: u64::MAX, source_check: check as u32, ..config() });
+            let mut frame = from_wire_frame();
+            change(&mut frame);
+            let from = if takes_strict { SourceCheck::Strict } else { SourceCheck::Loose };
+            let action = if check as u32 >= from as u32 { SHOT } else { UNSPEC };
+            let run = programs.run(Program::FromWire, &frame);
+            assert_eq!(run, Run { action, bytes: frame.bytes, reason }, "{name} {check:?}");
+        }
+    }
+}
+
+#[test]
+fn a_flow_is_fast_once_both_directions_are_verified() {
+    let mut programs = Programs::load(Travel::Vxlan);
+    let verified = Config {
+        deadline: u64::MAX,
+        fast_path: FastPath::Verified as u32,
+        verified_for: 3600 * 1_000_000_000,
+        ..config()
+    };
+    programs.set_config(verified);
+    for family in [Family::V4, Family::V6] {
+        let (out, into) = (from_pod_frame_of(family), from_wire_frame_of(family, Family::V4));
+        assert_eq!(programs.run(Program::FromPod, &out), untouched(&out, Reason::NoFlow));
+        assert_eq!(programs.run(Program::FromWire, &into), untouched(&into, Reason::NoFlow));
+        let mut to_overlay = out.clone();
+        to_overlay.ifindex = OVERLAY;
+        to_overlay.mark = MARK;
+        assert_eq!(programs.run(Program::ToOverlay, &to_overlay), untouched(&to_overlay, Reason::Verified));
+        assert_eq!(programs.run(Program::FromPod, &out).reason, Reason::OneWay);
+        let mut to_pod = to_pod_frame_of(family);
+        assert_eq!(programs.run(Program::ToPod, &to_pod), untouched(&to_pod, Reason::Known));
+        to_pod.mark = MARK;
+        assert_eq!(programs.run(Program::ToPod, &to_pod), untouched(&to_pod, Reason::Verified));
+        assert_eq!(programs.run(Program::FromPod, &out).reason, Reason::Forwarded);
+        assert_eq!(programs.run(Program::FromWire, &into).reason, Reason::Delivered);
+    }
+    let flows = programs.flows();
+    assert_eq!(flows.len(), 2);
+    for (key, flow) in flows {
+        assert_eq!((flow.out.packets, flow.into.packets, flow.port), (1, 1, POD_PORT), "{key:?}");
+    }
+    programs.set_config(Config { epoch: 4, ..verified });
+    assert_eq!(programs.run(Program::FromPod, &from_pod_frame()).reason, Reason::Changed);
 }
 
 #[test]
 fn from_pod_leaves_to_the_kernel_what_is_the_kernels() {
     let mut programs = Programs::load(Travel::Vxlan);
-    for (name, change, reason) in left_to_the_kernel_from_pod() {
-        let mut frame = from_pod_frame();
+    let ipv4 = left_to_the_kernel_from_pod().into_iter().map(|row| (from_pod_frame(), row));
+    let ipv6 = left_to_the_kernel_from_pod6().into_iter().map(|row| (from_pod_frame_of(Family::V6), row));
+    for (mut frame, (name, change, reason)) in ipv4.chain(ipv6) {
         change(&mut frame);
         // A stack that refuses room, or a VLAN tag beside the bytes, cannot be made in a test run.
         if frame.rigid || frame.tagged || !Programs::takes(&frame) {
@@ -121,6 +221,7 @@ fn from_pod_leaves_to_the_kernel_what_is_the_kernels() {
         }
         assert_eq!(programs.run(Program::FromPod, &frame), untouched(&frame, reason), "{name}");
         programs.set_endpoint(POD, Some(endpoint()));
+        programs.set_endpoint(POD6, Some(endpoint()));
     }
 }
 
@@ -138,6 +239,14 @@ fn from_wire_leaves_to_the_kernel_what_is_the_kernels() {
         }
         assert_eq!(programs.run(Program::FromWire, &frame), untouched(&frame, reason), "{name}");
     }
+    let mut programs = Programs::load_over(Travel::Vxlan, Family::V6);
+    for (name, change, reason) in left_to_the_kernel_from_wire6() {
+        let mut frame = from_wire_frame_of(Family::V6, Family::V6);
+        change(&mut frame);
+        if !frame.rigid && Programs::takes(&frame) {
+            assert_eq!(programs.run(Program::FromWire, &frame), untouched(&frame, reason), "{name}");
+        }
+    }
 }
 
 #[test]
@@ -154,6 +263,7 @@ fn every_program_obeys_the_agent() {
             (Program::FromPod, from_pod_frame()),
             (Program::FromWire, from_wire_frame()),
             (Program::ToPod, delivery()),
+            (Program::ToOverlay, Frame { ifindex: OVERLAY, ..from_pod_frame() }),
         ] {
             assert_eq!(programs.run(program, &frame), untouched(&frame, reason), "{}", program.name());
         }

@@ -1,5 +1,6 @@
 //! The programs in a network namespace of the test's own, and the maps filled as a test wants them.
 
+use std::net::IpAddr;
 use std::process::Command;
 
 use aya::maps::lpm_trie::Key;
@@ -9,21 +10,24 @@ use aya::{Ebpf, EbpfLoader};
 use nix::sched::{CloneFlags, unshare};
 use ovl_agent::bpf::Abi;
 use ovl_common::{
-    Config, ENDPOINTS, Endpoint, IpKey, LEASES, Mac, POD_MACS, PORTS, Port, Program, REASONS, Reason, Remote,
-    STATE, STATS, Stat, Travel,
+    Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IpKey, LEASES, Mac, NODES, POD_MACS, PORTS, Port,
+    Prefix, Program, REASONS, Reason, Remote, STATE, STATS, Stat, Travel,
 };
+use ovl_ebpf::ip::Family;
 use ovl_ebpf::testing::{
-    Frame, GATEWAY, PEER_NODE, PEER_VTEP, POD, POD_PORT, UNDERLAY, UNDERLAY_MAC, config, endpoint,
+    Frame, GATEWAY, OVERLAY, POD, POD_PORT, POD6, UNDERLAY, UNDERLAY_MAC, VTEP, config, endpoint, nodes,
+    remote, remote_subnets,
 };
 
 /// What programs return (`linux/pkt_cls.h`).
 pub(crate) const UNSPEC: i32 = -1;
+pub(crate) const SHOT: i32 = 2;
 pub(crate) const REDIRECT: i32 = 7;
 
 /// What fresh headroom holds.
 pub(crate) const POISON: u8 = 0xa5;
 
-/// The three programs, loaded.
+/// The programs, loaded.
 pub(crate) struct Programs {
     ebpf: Ebpf,
 }
@@ -40,9 +44,15 @@ impl Programs {
     /// Loads them and fills the maps: one peer that is reached by `travel`, and one known pod. Moves the calling
     /// thread into a new network namespace, which has a pod port and an underlay interface.
     pub(crate) fn load(travel: Travel) -> Self {
+        Self::load_over(travel, Family::V4)
+    }
+
+    /// The same with the nodes' addresses of one family.
+    pub(crate) fn load_over(travel: Travel, outer: Family) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
         interface(POD_PORT, "pod", GATEWAY);
         interface(UNDERLAY, "underlay", UNDERLAY_MAC);
+        interface(OVERLAY, "overlay", VTEP);
         let object = ovl_tests::artifacts::bpf_object().expect("built by cargo xtask");
         let mut ebpf =
             EbpfLoader::new().override_global("OVL_POISON", &POISON, true).load_file(object).expect("loads");
@@ -54,8 +64,9 @@ impl Programs {
         let mut programs = Self { ebpf };
         // Test runs take as long as they take: the deadline has tests of its own.
         programs.set_config(Config { deadline: u64::MAX, ..config() });
-        programs.set_remote(travel);
+        programs.set_remote(travel, outer);
         programs.set_endpoint(POD, Some(endpoint()));
+        programs.set_endpoint(POD6, Some(endpoint()));
         let mut ports: HashMap<_, u32, Abi<Port>> = programs.map(PORTS.name);
         ports.insert(POD_PORT, Abi(Port { gateway: GATEWAY, reserved: [0; 2] }), 0).expect("room");
         programs
@@ -73,31 +84,42 @@ impl Programs {
         state.set(0, Abi(config), 0).expect("row 0");
     }
 
-    fn set_remote(&mut self, travel: Travel) {
-        let remote =
-            Remote { node: IpKey::from_ipv4_octets(PEER_NODE), travel: travel as u16, vtep_mac: PEER_VTEP };
+    fn set_remote(&mut self, travel: Travel, outer: Family) {
         let mut leases: LpmTrie<_, Abi<IpKey>, Abi<Remote>> = self.map(LEASES.name);
-        let key = Key::new(120, Abi(IpKey::from_ipv4_octets([10, 42, 7, 0])));
-        leases.insert(&key, Abi(remote), 0).expect("room");
+        for (base, length) in remote_subnets() {
+            let prefix = Prefix::new(base, length);
+            let key = Key::new(prefix.bits, Abi(prefix.address));
+            leases.insert(&key, Abi(remote(travel, outer)), 0).expect("room");
+        }
+        let mut known: HashMap<_, Abi<IpKey>, u32> = self.map(NODES.name);
+        for node in nodes() {
+            known.insert(Abi(IpKey::from(node)), 1, 0).expect("room");
+        }
     }
 
-    pub(crate) fn set_endpoint(&mut self, address: [u8; 4], endpoint: Option<Endpoint>) {
+    pub(crate) fn set_endpoint(&mut self, address: impl Into<IpAddr>, endpoint: Option<Endpoint>) {
         let mut endpoints: HashMap<_, Abi<IpKey>, Abi<Endpoint>> = self.map(ENDPOINTS.name);
-        let key = Abi(IpKey::from_ipv4_octets(address));
+        let key = Abi(IpKey::from(address.into()));
         match endpoint {
             Some(endpoint) => endpoints.insert(key, Abi(endpoint), 0).expect("room"),
             None => endpoints.remove(&key).expect("there was one"),
         }
     }
 
-    pub(crate) fn endpoint(&mut self, address: [u8; 4]) -> Option<Endpoint> {
+    pub(crate) fn endpoint(&mut self, address: impl Into<IpAddr>) -> Option<Endpoint> {
         let endpoints: HashMap<_, Abi<IpKey>, Abi<Endpoint>> = self.map(ENDPOINTS.name);
-        endpoints.get(&Abi(IpKey::from_ipv4_octets(address)), 0).ok().map(|Abi(endpoint)| endpoint)
+        endpoints.get(&Abi(IpKey::from(address.into())), 0).ok().map(|Abi(endpoint)| endpoint)
     }
 
     pub(crate) fn pod_mac(&mut self, ifindex: u32) -> Option<Mac> {
         let macs: HashMap<_, u32, Abi<Mac>> = self.map(POD_MACS.name);
         macs.get(&ifindex, 0).ok().map(|Abi(mac)| mac)
+    }
+
+    /// Every flow.
+    pub(crate) fn flows(&mut self) -> Vec<(FlowKey, Flow)> {
+        let flows: HashMap<_, Abi<FlowKey>, Abi<Flow>> = self.map(FLOWS.name);
+        flows.iter().map(|row| row.expect("readable")).map(|(Abi(key), Abi(flow))| (key, flow)).collect()
     }
 
     /// How often a program has given a reason.
@@ -137,6 +159,7 @@ impl Programs {
     pub(crate) fn run_uncounted(&mut self, program: Program, frame: &Frame) -> (i32, Vec<u8>) {
         let mut context = [0u8; CONTEXT];
         context[IFINDEX..IFINDEX + 4].copy_from_slice(&frame.ifindex.to_ne_bytes());
+        context[MARK..MARK + 4].copy_from_slice(&frame.mark.to_ne_bytes());
         let mut out = vec![0; frame.bytes.len() + 256];
         let found = self.ebpf.program_mut(program.name()).expect("in the object");
         let classifier: &mut SchedClassifier = found.try_into().expect("a classifier");
@@ -157,8 +180,9 @@ impl Programs {
     }
 }
 
-/// Size of `struct __sk_buff`, and where its `ifindex` is (`linux/bpf.h`).
+/// Size of `struct __sk_buff`, and where its fields are (`linux/bpf.h`).
 const CONTEXT: usize = 192;
+const MARK: usize = 8;
 const IFINDEX: usize = 40;
 
 fn interface(index: u32, name: &str, mac: Mac) {

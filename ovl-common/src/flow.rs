@@ -1,0 +1,61 @@
+//! Flows: what netfilter has accepted, as the programs remember it.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::IpKey;
+
+/// A flow between a pod here and one on another node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+pub struct FlowKey {
+    /// The pod here.
+    pub local: IpKey,
+    /// The pod there.
+    pub remote: IpKey,
+    /// Port of the pod here, network byte order. Of ICMP echoes the side that asks has their identifier for a port, the
+    /// other has 0: to netfilter it is another flow who asks, which may be forbidden.
+    pub local_port: [u8; 2],
+    /// Port of the pod there.
+    pub remote_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 40);
+
+/// What is known of a flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Flow {
+    /// From the pod here.
+    pub out: Half,
+    /// To the pod here.
+    pub into: Half,
+    /// When the flow was first accepted, nanoseconds of `CLOCK_MONOTONIC`.
+    pub since: u64,
+    /// Host-side interface of the pod here; 0 until a packet went to it.
+    pub port: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Flow>() == 96);
+
+/// One direction of a flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Half {
+    /// Until when netfilter's last acceptance is good, nanoseconds of `CLOCK_MONOTONIC`; 0 before the first.
+    pub until: u64,
+    /// [`crate::Config::epoch`] at that acceptance.
+    pub epoch: u64,
+    /// When the last packet took the fast path, nanoseconds of `CLOCK_MONOTONIC`.
+    pub last: u64,
+    /// Packets that took the fast path; one that carries several segments (GSO, GRO) counts once. Not exact where
+    /// several CPUs carry one flow.
+    pub packets: u64,
+    /// Bytes of these, from the link layer on.
+    pub bytes: u64,
+}

@@ -1,0 +1,188 @@
+//! Which flows may take the fast path: those that netfilter has accepted, each direction for itself, and lately.
+//!
+//! Packets that netfilter accepted of an established connection carry a mark when they reach the egress programs, which
+//! write the flow's row. Netfilter calls a connection established once it has seen both directions, and the first
+//! packets of either need its leave; so a row says that the very flow passed every rule. It says so for a while only,
+//! and not past a change that the agent saw: then the next packet goes to netfilter again.
+
+use ovl_common::{FastPath, Flow, FlowKey, Reason};
+
+use crate::active::Active;
+use crate::inspect::Inner;
+use crate::tables::Tables;
+
+/// Which way a packet goes, seen from the pod here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From it.
+    Out,
+    /// To it.
+    Into,
+}
+
+/// A packet that wants to take the fast path.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// The pod's host-side interface.
+    pub port: u32,
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    pub now: u64,
+    /// `Config::epoch` of now.
+    pub epoch: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// The row of the flow that a packet belongs to.
+#[inline(always)]
+pub fn key(direction: Direction, inner: &Inner) -> FlowKey {
+    let (local, remote, local_port, remote_port) = match direction {
+        Direction::Out => (inner.source, inner.destination, inner.source_port, inner.destination_port),
+        Direction::Into => (inner.destination, inner.source, inner.destination_port, inner.source_port),
+    };
+    FlowKey { local, remote, local_port, remote_port, protocol: inner.protocol, reserved: [0; 3] }
+}
+
+/// Whether a packet may take the fast path, as far as its flow is concerned. One that begins or ends a connection may
+/// not, and what was known of the flow ends with it: conntrack follows the rest, and the next connection between the
+/// same ports is another.
+#[inline(always)]
+pub fn admit<T: Tables>(
+    tables: &T,
+    active: &Active<'_>,
+    direction: Direction,
+    port: u32,
+    inner: &Inner,
+) -> Result<(), Reason> {
+    let is_verified = active.config.fast_path == FastPath::Verified as u32;
+    if inner.changes_state {
+        if is_verified {
+            tables.forget_flow(&key(direction, inner));
+        }
+        return Err(Reason::TcpFlags);
+    }
+    if !is_verified {
+        return Ok(());
+    }
+    let usage =
+        Usage { direction, port, now: active.now, epoch: active.config.epoch, bytes: inner.length as u64 };
+    tables.use_flow(&key(direction, inner), &usage)
+}
+
+impl Usage {
+    /// Whether a flow's row allows it.
+    #[inline(always)]
+    pub fn check(&self, flow: &Flow) -> Result<(), Reason> {
+        let (own, other) = match self.direction {
+            Direction::Out => (&flow.out, &flow.into),
+            Direction::Into => (&flow.into, &flow.out),
+        };
+        if own.until == 0 {
+            return Err(Reason::NoFlow);
+        }
+        if other.until == 0 {
+            return Err(Reason::OneWay);
+        }
+        if own.epoch != self.epoch || flow.port != self.port {
+            return Err(Reason::Changed);
+        }
+        if self.now > own.until { Err(Reason::Aged) } else { Ok(()) }
+    }
+
+    /// Counts it.
+    #[inline(always)]
+    pub fn count(&self, flow: &mut Flow) {
+        let half = match self.direction {
+            Direction::Out => &mut flow.out,
+            Direction::Into => &mut flow.into,
+        };
+        half.last = self.now;
+        half.packets = half.packets.wrapping_add(1);
+        half.bytes = half.bytes.wrapping_add(self.bytes);
+    }
+}
+
+/// Notes that netfilter accepted a packet of a flow. `port` is the pod's host-side interface, 0 where that is not known.
+#[inline(always)]
+pub fn accept<T: Tables>(
+    tables: &T,
+    active: &Active<'_>,
+    direction: Direction,
+    port: u32,
+    inner: &Inner,
+) -> Reason {
+    if inner.changes_state {
+        return Reason::TcpFlags;
+    }
+    let config = active.config;
+    let key = key(direction, inner);
+    let mut flow = tables.flow(&key).unwrap_or_default();
+    if port != 0 && flow.port != port {
+        if flow.port != 0 {
+            // Another pod has the address now: what its predecessor was allowed is not its to use.
+            flow = Flow::default();
+        }
+        flow.port = port;
+    }
+    if flow.since == 0 {
+        flow.since = active.now;
+    }
+    let half = match direction {
+        Direction::Out => &mut flow.out,
+        Direction::Into => &mut flow.into,
+    };
+    // Most packets that the kernel carries of a flow say nothing new.
+    let half_way = active.now.wrapping_add(config.verified_for / 2);
+    if half.epoch == config.epoch && half.until > half_way {
+        return Reason::Known;
+    }
+    half.until = active.now.wrapping_add(config.verified_for);
+    half.epoch = config.epoch;
+    if tables.learn_flow(&key, &flow) { Reason::Verified } else { Reason::Full }
+}
+
+#[cfg(test)]
+mod tests {
+    use ovl_common::Half;
+
+    use super::*;
+
+    const NOW: u64 = 1000;
+
+    fn half() -> Half {
+        Half { until: NOW, epoch: 7, ..Half::default() }
+    }
+
+    #[test]
+    fn a_direction_is_good_for_a_while_and_an_epoch() {
+        let good = Flow { out: half(), into: half(), port: 21, ..Flow::default() };
+        let usage = |direction| Usage { direction, port: 21, now: NOW, epoch: 7, bytes: 100 };
+        type Change = fn(&mut Flow);
+        let table: [(&str, Change, Result<(), Reason>, Result<(), Reason>); 8] = [
+            ("good", |_| {}, Ok(()), Ok(())),
+            ("out unseen", |f| f.out = Half::default(), Err(Reason::NoFlow), Err(Reason::OneWay)),
+            ("in unseen", |f| f.into = Half::default(), Err(Reason::OneWay), Err(Reason::NoFlow)),
+            ("out aged", |f| f.out.until = NOW - 1, Err(Reason::Aged), Ok(())),
+            ("in aged", |f| f.into.until = NOW - 1, Ok(()), Err(Reason::Aged)),
+            ("out of another epoch", |f| f.out.epoch = 6, Err(Reason::Changed), Ok(())),
+            ("in of another epoch", |f| f.into.epoch = 8, Ok(()), Err(Reason::Changed)),
+            ("another pod's", |f| f.port = 22, Err(Reason::Changed), Err(Reason::Changed)),
+        ];
+        for (name, change, out, into) in table {
+            let mut flow = good;
+            change(&mut flow);
+            assert_eq!(usage(Direction::Out).check(&flow), out, "{name}");
+            assert_eq!(usage(Direction::Into).check(&flow), into, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_packet_is_counted_in_its_own_direction() {
+        let mut flow = Flow { out: half(), into: half(), port: 21, ..Flow::default() };
+        Usage { direction: Direction::Into, port: 21, now: NOW, epoch: 7, bytes: 100 }.count(&mut flow);
+        assert_eq!((flow.into.packets, flow.into.bytes, flow.into.last), (1, 100, NOW));
+        assert_eq!(flow.out, half());
+    }
+}

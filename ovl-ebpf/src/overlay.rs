@@ -1,0 +1,287 @@
+//! `to_overlay`: what the kernel sends to other nodes' pods, at the last moment before its tunnel or the wire.
+//!
+//! Netfilter has had its say by then: packets that it marked make their flow known. What the node itself sends into the
+//! tunnel is wrapped here, which spares it the tunnel device's own way.
+
+use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6};
+use ovl_common::{Reason, Travel};
+
+use crate::active::{Active, active};
+use crate::egress::{encapsulate, fits};
+use crate::encap::Hops;
+use crate::flow::Direction;
+use crate::inspect::{TRANSPORT, Trailer, check_link_layer, inspect};
+use crate::ip::{Family, IpHeader};
+use crate::learn::verify;
+use crate::packet::{IP, Packet};
+use crate::tables::Tables;
+use crate::verdict::Verdict;
+
+/// Decides about a packet at the egress of the overlay device, or of the underlay device.
+#[inline(always)]
+pub fn to_overlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    let decided = active(tables).and_then(|active| {
+        let verdict = match packet.ethertype() {
+            ETHERTYPE_IPV4 => decide::<Ipv4, P, T>(packet, tables, &active),
+            ETHERTYPE_IPV6 => decide::<Ipv6, P, T>(packet, tables, &active),
+            _ => Err(Reason::NotIp),
+        };
+        // It has served its purpose. A mark would keep the tunnel device from using the route it has cached, and be there
+        // for the routing rules of the outer packet.
+        let mark = packet.mark();
+        if mark & active.config.mark != 0 {
+            packet.set_mark(mark & !active.config.mark);
+        }
+        verdict
+    });
+    match decided {
+        Ok(verdict) => verdict,
+        Err(reason) => Verdict::Pass(reason),
+    }
+}
+
+#[inline(always)]
+fn decide<I: IpHeader, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    active: &Active<'_>,
+) -> Result<Verdict, Reason> {
+    let is_marked = packet.mark() & active.config.mark != 0;
+    let is_tunnel = packet.ifindex() != active.config.underlay;
+    if is_marked {
+        check_link_layer(packet)?;
+        packet.make_linear(IP + I::LENGTH + TRANSPORT);
+        let ip: &I = packet.at(IP)?;
+        if !I::local(active.config).contains(ip.source()) {
+            return Err(Reason::ForeignSource);
+        }
+        let remote = tables.remote(ip.destination()).ok_or(Reason::NotOverlay)?;
+        if (remote.travel == Travel::Vxlan as u8) != is_tunnel {
+            return Err(Reason::OtherWay);
+        }
+        return Err(verify::<I, P, T>(packet, tables, active, Direction::Out, 0));
+    }
+    let device = packet.ifindex();
+    if is_tunnel && packet.from_this_host() {
+        if device == active.config.tunnel_v4.device {
+            return wrap::<I, Ipv4, P, T>(packet, tables, active);
+        }
+        if device == active.config.tunnel_v6.device {
+            return wrap::<I, Ipv6, P, T>(packet, tables, active);
+        }
+    }
+    Err(Reason::Unmarked)
+}
+
+/// Wraps what the node itself sends, as the kernel addressed it. A function of its own for the sake of the stack.
+#[inline(never)]
+fn wrap<I: IpHeader, O: IpHeader, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    active: &Active<'_>,
+) -> Result<Verdict, Reason> {
+    check_link_layer(packet)?;
+    packet.make_linear(IP + I::LENGTH + TRANSPORT);
+    let config = active.config;
+    let inner = inspect::<I, P>(packet, config, IP, Trailer::None)?;
+    let remote = tables.remote(inner.destination).ok_or(Reason::NotOverlay)?;
+    let ethernet: &Ethernet = packet.at(0)?;
+    let is_of_this_tunnel = remote.node.is_ipv4() == (O::FAMILY == Family::V4);
+    if remote.travel != Travel::Vxlan as u8 || !is_of_this_tunnel || ethernet.destination != remote.vtep_mac {
+        return Err(Reason::OtherWay);
+    }
+    fits(&inner, O::tunnel(config).mtu)?;
+    encapsulate::<I, O, P>(packet, config, remote, &inner, Hops::None)
+}
+
+#[cfg(test)]
+mod tests {
+    use ovl_common::wire::TunnelHeaders;
+    use ovl_common::{Config, FastPath, Mac};
+
+    use super::*;
+    use crate::packet::inner_ip;
+    use crate::testing::{
+        Frame, MARK, Mem, OVERLAY, OVERLAY6, PEER_VTEP, POD_PORT, UNDERLAY, VTEP, config, from_pod_frame_of,
+        from_wire_frame_of, tables, tables_over,
+    };
+    use crate::{egress, ingress, learn, testing};
+
+    /// What the kernel hands to its tunnel device of a pod's packet.
+    fn to_tunnel(family: Family, device: u32) -> Frame {
+        let mut frame = from_pod_frame_of(family);
+        frame.ifindex = device;
+        frame.change::<Ethernet>(0, |ethernet| {
+            ethernet.source = VTEP;
+            ethernet.destination = PEER_VTEP;
+        });
+        frame
+    }
+
+    fn verified(travel: Travel) -> Mem {
+        let mut tables = tables(travel);
+        tables.config = Some(Config { fast_path: FastPath::Verified as u32, ..config() });
+        tables
+    }
+
+    #[test]
+    fn what_netfilter_accepted_makes_its_flow_known_and_loses_the_mark() {
+        for family in [Family::V4, Family::V6] {
+            for (travel, device) in [(Travel::Vxlan, OVERLAY), (Travel::Direct, UNDERLAY)] {
+                let tables = verified(travel);
+                let mut frame = to_tunnel(family, device);
+                frame.mark = MARK | 0x4000;
+                assert_eq!(to_overlay(&mut frame, &tables), Verdict::Pass(Reason::Verified));
+                assert_eq!(frame.mark, 0x4000, "others' bits stay");
+                let flows = tables.flows();
+                let [(key, flow)] = flows.as_slice() else { panic!("{flows:?}") };
+                assert_eq!((key.local_port, key.remote_port, key.protocol), ([0x30, 0x39], [0, 53], 17));
+                assert_eq!((flow.out.until, flow.out.epoch, flow.port), (600, 3, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn what_proves_nothing_teaches_nothing() {
+        type Change = fn(&mut Frame);
+        let table: [(&str, Change, Reason); 6] = [
+            ("no mark", |f| f.mark = 0x4000, Reason::Unmarked),
+            ("on the other device", |f| f.ifindex = UNDERLAY, Reason::OtherWay),
+            ("tagged", |f| f.tagged = true, Reason::Vlan),
+            ("foreign", |f| f.change::<Ipv4>(IP, |i| i.source = [8, 8, 8, 8]), Reason::ForeignSource),
+            ("elsewhere", |f| f.change::<Ipv4>(IP, |i| i.destination = [8, 8, 8, 8]), Reason::NotOverlay),
+            ("a fragment", |f| f.change::<Ipv4>(IP, |i| i.fragment = [0x20, 0]), Reason::Fragment),
+        ];
+        for (name, change, reason) in table {
+            let tables = verified(Travel::Vxlan);
+            let mut frame = to_tunnel(Family::V4, OVERLAY);
+            frame.mark = MARK;
+            change(&mut frame);
+            let before = frame.bytes.clone();
+            assert_eq!(to_overlay(&mut frame, &tables), Verdict::Pass(reason), "{name}");
+            assert_eq!((frame.bytes, tables.flows()), (before, vec![]), "{name}");
+            assert_eq!(frame.mark & MARK, 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_the_node_sends_is_wrapped_as_the_kernel_addressed_it() {
+        for (outer, device) in [(Family::V4, OVERLAY), (Family::V6, OVERLAY6)] {
+            let tables = tables_over(Travel::Vxlan, outer);
+            let mut frame = to_tunnel(Family::V4, device);
+            frame.from_this_host = true;
+            let before = frame.clone();
+            let verdict = to_overlay(&mut frame, &tables);
+            assert_eq!(verdict, Verdict::Send { ifindex: UNDERLAY, next_hop: None });
+            let at = if outer == Family::V4 { inner_ip::<Ipv4>() } else { inner_ip::<Ipv6>() };
+            assert_eq!(frame.bytes[at..], before.bytes[IP..], "no hop is taken");
+            assert_eq!(frame.read::<TunnelHeaders>(at - 30).ethernet.destination, PEER_VTEP);
+
+            for mac in [Mac([2; 6]), Mac([255; 6])] {
+                let mut frame = before.clone();
+                frame.change::<Ethernet>(0, |ethernet| ethernet.destination = mac);
+                assert_eq!(to_overlay(&mut frame, &tables), Verdict::Pass(Reason::OtherWay), "{mac}");
+            }
+        }
+    }
+
+    /// The life of a flow: neither direction is fast before netfilter accepted both, and each for itself.
+    #[test]
+    fn a_flow_is_fast_while_it_is_verified() {
+        for family in [Family::V4, Family::V6] {
+            let mut tables = verified(Travel::Vxlan);
+            let out = |tables: &Mem| egress::from_pod(&mut from_pod_frame_of(family), tables).reason();
+            let into = |tables: &Mem| {
+                ingress::from_wire(&mut from_wire_frame_of(family, Family::V4), tables).reason()
+            };
+            let accept_out = |tables: &Mem| {
+                let mut frame = to_tunnel(family, OVERLAY);
+                frame.mark = MARK;
+                to_overlay(&mut frame, tables).reason()
+            };
+            let accept_into = |tables: &Mem| {
+                let mut frame = testing::to_pod_frame_of(family);
+                frame.mark = MARK;
+                learn::to_pod(&mut frame, tables).reason()
+            };
+            assert_eq!((out(&tables), into(&tables)), (Reason::NoFlow, Reason::NoFlow));
+            assert_eq!(accept_out(&tables), Reason::Verified);
+            assert_eq!((out(&tables), into(&tables)), (Reason::OneWay, Reason::NoFlow));
+            assert_eq!(accept_into(&tables), Reason::Verified);
+            assert_eq!((out(&tables), into(&tables)), (Reason::Forwarded, Reason::Delivered));
+            tables.now = 601;
+            assert_eq!((out(&tables), into(&tables)), (Reason::Aged, Reason::Aged));
+            assert_eq!(accept_out(&tables), Reason::Verified);
+            assert_eq!((out(&tables), into(&tables)), (Reason::Forwarded, Reason::Aged), "each for itself");
+            assert_eq!(accept_into(&tables), Reason::Verified);
+            tables.config = tables.config.map(|config| Config { epoch: 4, ..config });
+            assert_eq!((out(&tables), into(&tables)), (Reason::Changed, Reason::Changed));
+            assert_eq!((accept_out(&tables), accept_into(&tables)), (Reason::Verified, Reason::Verified));
+            assert_eq!((out(&tables), into(&tables)), (Reason::Forwarded, Reason::Delivered));
+            // The address is another pod's now.
+            let moved = ovl_common::Endpoint { ifindex: POD_PORT + 1, ..testing::endpoint() };
+            tables.set_endpoint(testing::POD, moved);
+            tables.set_endpoint(testing::POD6, moved);
+            assert_eq!(into(&tables), Reason::Changed);
+        }
+    }
+
+    #[test]
+    fn who_asks_for_an_echo_is_another_flow() {
+        let echo = |frame: &mut Frame, kind: u8| {
+            frame.change::<Ipv4>(IP, |ip| {
+                ip.protocol = 1;
+                ip.checksum = ip.computed_checksum();
+            });
+            frame.bytes[IP + 20..IP + 26].copy_from_slice(&[kind, 0, 0, 0, 0x12, 0x34]);
+        };
+        let tables = verified(Travel::Vxlan);
+        let mut request = to_tunnel(Family::V4, OVERLAY);
+        request.mark = MARK;
+        echo(&mut request, 8);
+        assert_eq!(to_overlay(&mut request, &tables).reason(), Reason::Verified);
+        let deliver = |kind: u8| {
+            let mut frame = testing::to_pod_frame_of(Family::V4);
+            frame.mark = MARK;
+            echo(&mut frame, kind);
+            learn::to_pod(&mut frame, &tables).reason()
+        };
+        tables.learn_pod_mac(POD_PORT, &testing::POD_MAC);
+        assert_eq!(deliver(0), Reason::Verified);
+        let send = |kind: u8| {
+            let mut frame = from_pod_frame_of(Family::V4);
+            echo(&mut frame, kind);
+            egress::from_pod(&mut frame, &tables).reason()
+        };
+        assert_eq!((send(8), send(0)), (Reason::Forwarded, Reason::NoFlow), "we ask; the peer may not");
+    }
+
+    #[test]
+    fn a_connection_that_ends_is_forgotten() {
+        let tables = verified(Travel::Vxlan);
+        let tcp = |frame: &mut Frame, flags: u8| {
+            frame.change::<Ipv4>(IP, |ip| {
+                ip.protocol = 6;
+                ip.checksum = ip.computed_checksum();
+            });
+            frame.bytes[IP + 32..IP + 34].copy_from_slice(&[0x50, flags]);
+        };
+        let mut accepted = to_tunnel(Family::V4, OVERLAY);
+        accepted.mark = MARK;
+        tcp(&mut accepted, 0x10);
+        assert_eq!(to_overlay(&mut accepted, &tables).reason(), Reason::Verified);
+        for flags in [0x02, 0x11, 0x04] {
+            assert_eq!(tables.flows().len(), 1, "flags {flags:#x}");
+            let mut last = from_pod_frame_of(Family::V4);
+            tcp(&mut last, flags);
+            assert_eq!(egress::from_pod(&mut last, &tables).reason(), Reason::TcpFlags);
+            assert_eq!(tables.flows(), [], "flags {flags:#x}");
+            let mut marked = to_tunnel(Family::V4, OVERLAY);
+            marked.mark = MARK;
+            tcp(&mut marked, flags);
+            assert_eq!(to_overlay(&mut marked, &tables).reason(), Reason::TcpFlags, "and teaches nothing");
+            accepted.mark = MARK;
+            assert_eq!(to_overlay(&mut accepted, &tables).reason(), Reason::Verified);
+        }
+    }
+}
