@@ -18,7 +18,6 @@ mod fingerprint;
 mod generation;
 mod iptables;
 mod legacy;
-mod nfnetlink;
 mod nftables;
 mod remove;
 mod rest;
