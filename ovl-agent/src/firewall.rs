@@ -25,8 +25,10 @@ mod rest;
 mod rules;
 mod seen;
 mod tag;
+mod verification;
 
 pub use remove::{Also, remove_all};
+pub use verification::{Marking, Verification};
 
 use iptables::Iptables;
 use level::{Level, Mend};
