@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::path::Path;
-use std::time::Instant;
 
 use ipnet::IpNet;
 
@@ -18,24 +17,24 @@ mod fingerprint;
 mod generation;
 mod iptables;
 mod legacy;
-mod nfnetlink;
+mod level;
 mod nftables;
+mod own_table;
 mod remove;
 mod rest;
 mod rules;
 mod seen;
 mod tag;
+mod verification;
 
 pub use remove::{Also, remove_all};
+pub use verification::{Marking, Verification};
 
 use iptables::Iptables;
+use level::{Level, Mend};
 use nftables::Nftables;
-use rest::Rest;
 use seen::Seen;
 use tag::tag;
-
-/// How often one `ensure` begins anew because what it wrote is not what stands.
-const ROUNDS: usize = 4;
 
 /// Who keeps the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,15 +114,10 @@ impl fmt::Display for Change {
 /// The rules of one overlay in this network namespace.
 #[derive(Debug)]
 pub struct Firewall {
-    tag: String,
     /// Tells `cleanup` that these rules are in use.
     _alive: Option<Instance>,
-    iptables: Iptables,
-    nftables: Nftables,
-    /// What stood at the last look without fault.
-    stood: Option<Wanted>,
-    /// What the last look came to.
-    rest: Option<Rest>,
+    keepers: Keepers,
+    level: Level<Wanted>,
 }
 
 impl Firewall {
@@ -133,75 +127,36 @@ impl Firewall {
         let tag = tag(overlay);
         Self {
             _alive: claim(&tag),
-            tag,
-            iptables: Iptables::default(),
-            nftables: Nftables::default(),
-            stood: None,
-            rest: None,
+            keepers: Keepers { tag, iptables: Iptables::default(), nftables: Nftables::default() },
+            level: Level::default(),
         }
     }
 
     /// Looks at the rules and mends them. Cheap where nothing changed since the last call; what went wrong then is told
     /// again, and tried again after a pause that grows.
     pub async fn ensure(&mut self, wanted: &Wanted) -> Outcome {
-        let mut outcome = Outcome::default();
-        let known = self.stood.as_ref() == Some(wanted);
-        let mut last = self.rest.take().filter(|rest| rest.is_for(wanted));
-        if last.as_ref().is_none_or(|last| last.is_to_be_tried_again(Instant::now())) {
-            self.iptables.search_again();
-        }
-        for _ in 0..ROUNDS {
-            // Before the look: what changes during it is seen the next time.
-            let seen = match self.see(wanted.mode, last.as_ref()) {
-                Ok(seen) => seen,
-                Err(error) => {
-                    outcome.errors.push(format!("{error:#}"));
-                    self.rest = last;
-                    return outcome;
-                }
-            };
-            if let Some(mut last) = last.take_if(|last| last.holds(&seen, Instant::now())) {
-                outcome.errors = last.errors().to_vec();
-                // With the generation of now, so that the next time is cheaper.
-                last.seen = seen;
-                self.rest = Some(last);
-                return outcome;
-            }
-            let changes = outcome.changes.len();
-            outcome.errors.clear();
-            self.mend(wanted, known, &mut outcome).await;
-            outcome.drift = known && !outcome.changes.is_empty();
-            if outcome.changes.len() == changes {
-                if outcome.errors.is_empty() {
-                    self.stood = Some(wanted.clone());
-                }
-                self.rest_at(wanted, seen, &outcome, last.as_ref());
-                return outcome;
-            }
-        }
-        outcome.errors.push(format!(
-            "somebody else changes the firewall rules while they are written, {ROUNDS} times in a row: {}",
-            outcome.changes.last().map(ToString::to_string).unwrap_or_default()
-        ));
-        if let Ok(seen) = self.see(wanted.mode, None) {
-            self.rest_at(wanted, seen, &outcome, last.as_ref());
-        }
-        outcome
+        self.level.ensure(&mut self.keepers, wanted).await
     }
+}
 
-    fn rest_at(&mut self, wanted: &Wanted, seen: Seen, outcome: &Outcome, last: Option<&Rest>) {
-        self.rest = Some(Rest::new(wanted.clone(), seen, &outcome.errors, last, Instant::now()));
-    }
+/// Both who may keep the rules of the overlay `tag`.
+#[derive(Debug)]
+struct Keepers {
+    tag: String,
+    iptables: Iptables,
+    nftables: Nftables,
+}
 
-    fn see(&self, mode: Mode, last: Option<&Rest>) -> anyhow::Result<Seen> {
-        let last = last.map(|rest| &rest.seen);
-        match mode {
+impl Mend for Keepers {
+    type Wanted = Wanted;
+
+    fn see(&self, wanted: &Wanted, last: Option<&Seen>) -> anyhow::Result<Seen> {
+        match wanted.mode {
             Mode::Iptables => Seen::now(|| self.iptables.places(&self.tag), true, last),
             Mode::Nftables => Seen::now(|| nftables::places(&self.tag), false, last),
         }
     }
 
-    /// `known`: the rules stood as wanted before, so that only they can be wrong.
     async fn mend(&mut self, wanted: &Wanted, known: bool, outcome: &mut Outcome) {
         // First the new rules, then the old.
         match wanted.mode {
@@ -218,6 +173,10 @@ impl Firewall {
                 }
             }
         }
+    }
+
+    fn begin_anew(&mut self) {
+        self.iptables.search_again();
     }
 }
 

@@ -8,6 +8,7 @@ pub mod backend;
 pub mod bpf;
 pub mod cleanup;
 pub mod cli;
+pub mod conntrack;
 pub mod control;
 pub mod docker_opts;
 pub mod facts;

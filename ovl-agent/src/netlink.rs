@@ -24,7 +24,9 @@ mod lookup;
 mod main_table;
 pub mod mark;
 mod neighbour;
+pub(crate) mod nfnetlink;
 mod route;
+mod rulesets;
 mod vxlan;
 mod watch;
 
@@ -39,6 +41,7 @@ pub use lookup::{Hop, lookup};
 pub use main_table::{MainRoute, NextHop, main_routes};
 pub use neighbour::NeighbourTable;
 pub use route::RouteTable;
+pub use rulesets::watch_rulesets;
 pub use watch::{KernelEvents, watch};
 
 /// Opens a netlink socket in this process's network namespace. Needs a running tokio runtime.

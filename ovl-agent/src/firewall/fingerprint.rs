@@ -8,13 +8,13 @@ use std::hash::{DefaultHasher, Hasher as _};
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 
-use super::nfnetlink::{Netlink, Scope, attributes};
 use crate::family::Family;
+use crate::netlink::nfnetlink::{Attributes, NFTABLES, Netlink, Scope, attributes};
 
 /// Of linux/netfilter/nf_tables.h: `NFT_MSG_GET…`, and the attributes of tables, chains, rules and expressions.
-const GETTABLE: u8 = 1;
-const GETCHAIN: u8 = 4;
-const GETRULE: u8 = 7;
+const GETTABLE: u16 = NFTABLES | 1;
+const GETCHAIN: u16 = NFTABLES | 4;
+const GETRULE: u16 = NFTABLES | 7;
 const TABLE_NAME: u16 = 1;
 /// Flags, such as dormant, and how many chains there are.
 const OF_TABLE: [u16; 2] = [2, 3];
@@ -81,13 +81,13 @@ pub(super) fn of(places: &[Place]) -> Result<Option<u64>> {
 fn add(netlink: &Netlink, place: &Place, hasher: &mut DefaultHasher) -> nix::Result<()> {
     let Place { protocol, table, chain } = place;
     let Some(chain) = chain else {
-        let named = [(TABLE_NAME, table.as_str())];
+        let named = Attributes::default().text(TABLE_NAME, table);
         return netlink
             .ask(GETTABLE, Scope::One, *protocol, &named, |answer| pick(answer, &OF_TABLE, hasher));
     };
-    let named = [(CHAIN_TABLE, table.as_str()), (CHAIN_NAME, chain)];
+    let named = Attributes::default().text(CHAIN_TABLE, table).text(CHAIN_NAME, chain);
     netlink.ask(GETCHAIN, Scope::One, *protocol, &named, |answer| pick(answer, &OF_CHAIN, hasher))?;
-    let named = [(RULE_TABLE, table.as_str()), (RULE_CHAIN, chain)];
+    let named = Attributes::default().text(RULE_TABLE, table).text(RULE_CHAIN, chain);
     netlink.ask(GETRULE, Scope::All, *protocol, &named, |answer| rule(answer, hasher))
 }
 

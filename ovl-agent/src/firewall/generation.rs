@@ -3,10 +3,10 @@
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 
-use super::nfnetlink::{Netlink, Scope, attributes};
+use crate::netlink::nfnetlink::{Attributes, NFTABLES, Netlink, Scope, attributes};
 
 /// `NFT_MSG_GETGEN` and `NFTA_GEN_ID` in linux/netfilter/nf_tables.h.
-const GETGEN: u8 = 16;
+const GETGEN: u16 = NFTABLES | 16;
 const GEN_ID: u16 = 1;
 
 /// The generation of this thread's network namespace: every transaction adds one. `None` where the kernel has no
@@ -14,7 +14,7 @@ const GEN_ID: u16 = 1;
 pub(super) fn now() -> Result<Option<u32>> {
     let mut generation = None;
     let asked = Netlink::open().and_then(|netlink| {
-        netlink.ask(GETGEN, Scope::One, 0, &[], |answer| {
+        netlink.ask(GETGEN, Scope::One, 0, &Attributes::default(), |answer| {
             let id = attributes(answer).find(|(kind, _)| *kind == GEN_ID);
             // Numbers in nftables' attributes are big-endian.
             generation = id.and_then(|(_, value)| value.try_into().ok()).map(u32::from_be_bytes);

@@ -9,8 +9,9 @@ use anyhow::{Result, bail};
 
 use super::command::{Failure, run};
 use super::fingerprint::Place;
+use super::own_table::OwnTable;
 use super::rules::{self, Rule};
-use super::{Change, Outcome, Wanted, fingerprint, generation};
+use super::{Change, Outcome, Wanted, fingerprint};
 
 /// flannel's tables.
 pub(super) const FLANNELS: [&str; 2] = ["ip flannel-ipv4", "ip6 flannel-ipv6"];
@@ -18,30 +19,16 @@ pub(super) const FLANNELS: [&str; 2] = ["ip flannel-ipv4", "ip6 flannel-ipv6"];
 const POSTROUTING: &str = "postrtg";
 const FORWARD: &str = "forward";
 
-/// How often one look writes the table to learn what the kernel makes of it.
-const WRITES: usize = 2;
-
 /// What the agent knows of its table.
 #[derive(Debug, Default)]
 pub(super) struct Nftables {
-    /// What was written last.
-    written: Option<Written>,
+    own: OwnTable,
     /// Whether this host's `nft` or kernel refuses `fully-random`.
     plain: bool,
 }
 
-/// A script and what the kernel made of it: learned, for that is its own affair.
-#[derive(Debug, PartialEq, Eq)]
-struct Written {
-    script: String,
-    /// The number for what stood afterwards.
-    stood: u64,
-    /// Whether nobody else had a hand in that.
-    certain: bool,
-}
-
-/// The table of the overlay `tag`.
-fn table(tag: &str) -> String {
+/// The name of the table of the overlay `tag`.
+pub(super) fn table(tag: &str) -> String {
     format!("ovl-{tag}")
 }
 
@@ -51,30 +38,21 @@ pub(super) fn places(tag: &str) -> Vec<Place> {
     vec![table.chain(POSTROUTING), table.chain(FORWARD), table]
 }
 
-impl Written {
-    /// Whether this script came to this.
-    fn says(&self, script: &str, stood: u64) -> bool {
-        self.script == script && self.stood == stood
-    }
-}
-
 impl Nftables {
     /// Looks at the table once, and writes it anew where it is not as it was written.
     pub(super) async fn mend(&mut self, tag: &str, wanted: &Wanted, outcome: &mut Outcome) {
         let table = format!("inet {}", table(tag));
-        let standing = match fingerprint::of(&places(tag)) {
+        let places = places(tag);
+        let standing = match fingerprint::of(&places) {
             Ok(standing) => standing,
             Err(error) => return outcome.errors.push(format!("{error:#}")),
         };
-        let script = render(&table, wanted, !self.plain);
-        let reason = match (&self.written, standing) {
-            (Some(written), Some(standing)) if written.says(&script, standing) && written.certain => return,
-            (_, None) if !wanted.any_rules() => return,
-            (_, None) => "was missing",
-            (Some(written), Some(_)) if written.script == script => "had been changed",
-            (_, Some(_)) => "was of another time",
-        };
-        match self.write(tag, &table, wanted).await {
+        if standing.is_none() && !wanted.any_rules() {
+            return;
+        }
+        let Some(reason) = self.own.fault(&render(&table, wanted, !self.plain), standing) else { return };
+        let plain = &mut self.plain;
+        match self.own.write(&places, async || apply(plain, &table, wanted).await).await {
             Ok(()) => {
                 outcome.changes.push(Change { place: format!("table {table}"), reason: reason.to_owned() });
             }
@@ -82,53 +60,35 @@ impl Nftables {
         }
     }
 
-    /// Writes the table, until it is certain what the kernel makes of it.
-    async fn write(&mut self, tag: &str, table: &str, wanted: &Wanted) -> Result<()> {
-        for _ in 0..WRITES {
-            let before = generation::now()?;
-            let script = self.apply(table, wanted).await?;
-            let stood = fingerprint::of(&places(tag))?;
-            let alone = generation::now()? == before.map(|before| before.wrapping_add(1));
-            let last = self.written.take();
-            // No transaction came between, or two writes came to the same.
-            self.written = stood.map(|stood| {
-                let certain = alone || last.is_some_and(|last| last.says(&script, stood));
-                Written { script, stood, certain }
-            });
-            if self.written.as_ref().is_none_or(|written| written.certain) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Has `nft` write the table, and returns the script that it took.
-    async fn apply(&mut self, table: &str, wanted: &Wanted) -> Result<String> {
-        let script = render(table, wanted, !self.plain);
-        let mut written = run("nft", &["-f", "-"], &script).await.map(|_| script);
-        let plain = render(table, wanted, false);
-        if written.is_err() && !self.plain && plain != render(table, wanted, true) {
-            // Whether fully-random is to blame shows in whether it works without.
-            let without = run("nft", &["-f", "-"], &plain).await;
-            if without.is_ok() {
-                self.plain = true;
-                written = Ok(plain);
-            }
-        }
-        match written {
-            Err(Failure::Missing(nft)) => bail!(
-                "{nft} is not installed: install nftables, or leave EnableNFTables out of the network config"
-            ),
-            other => Ok(other?),
-        }
-    }
-
     /// Removes the table of the overlay `tag` and flannel's: the rules are elsewhere now. Without `nft` there are none.
     pub(super) async fn retire(&mut self, tag: &str, outcome: &mut Outcome) {
-        self.written = None;
+        self.own.forget();
         let table = format!("inet {}", table(tag));
         let ours = |name: &str| name == table || FLANNELS.contains(&name);
         remove(ours, false, outcome).await;
+    }
+}
+
+/// Has `nft` write the table, and returns the script that it took; `plain`: whether fully-random is refused here.
+async fn apply(plain: &mut bool, table: &str, wanted: &Wanted) -> Result<String> {
+    let script = render(table, wanted, !*plain);
+    let mut written = run("nft", &["-f", "-"], &script).await.map(|_| script);
+    let without_random = render(table, wanted, false);
+    if written.is_err() && !*plain && without_random != render(table, wanted, true) {
+        // Whether fully-random is to blame shows in whether it works without.
+        let without = run("nft", &["-f", "-"], &without_random).await;
+        if without.is_ok() {
+            *plain = true;
+            written = Ok(without_random);
+        }
+    }
+    match written {
+        Err(Failure::Missing(nft)) => {
+            bail!(
+                "{nft} is not installed: install nftables, or leave EnableNFTables out of the network config"
+            )
+        }
+        other => Ok(other?),
     }
 }
 

@@ -25,6 +25,7 @@ impl Also {
 pub async fn remove_all(also: Also, dry_run: bool) -> Outcome {
     let mut outcome = Outcome::default();
     let unwanted = |name: &str| {
+        // `ovl-TAG` and `ovl-verify/TAG`, each with a claim of its own.
         let ours = name.strip_prefix("inet ovl-").is_some_and(|tag| also.takes(tag));
         ours || (also.flannels && FLANNELS.contains(&name))
     };

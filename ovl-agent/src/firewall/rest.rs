@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::Wanted;
 use super::seen::Seen;
 
 /// So long after an error the next look tries again, though nothing changed.
@@ -12,28 +11,22 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 /// A look after which nothing more could be done.
 #[derive(Debug)]
-pub(super) struct Rest {
-    wanted: Wanted,
+pub(super) struct Rest<W> {
+    wanted: W,
     /// What the kernel says of the rules as they were left.
     pub(super) seen: Seen,
     trouble: Option<Trouble>,
 }
 
-impl Rest {
+impl<W: PartialEq> Rest<W> {
     /// After a look for `wanted` that left `errors` behind; `last`: what the look before it came to.
-    pub(super) fn new(
-        wanted: Wanted,
-        seen: Seen,
-        errors: &[String],
-        last: Option<&Self>,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(wanted: W, seen: Seen, errors: &[String], last: Option<&Self>, now: Instant) -> Self {
         let last = last.and_then(|last| last.trouble.as_ref());
         Self { wanted, seen, trouble: Trouble::of(errors, last, now) }
     }
 
     /// Whether the look was for this.
-    pub(super) fn is_for(&self, wanted: &Wanted) -> bool {
+    pub(super) fn is_for(&self, wanted: &W) -> bool {
         self.wanted == *wanted
     }
 

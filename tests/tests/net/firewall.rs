@@ -1,13 +1,13 @@
 //! The firewall rules in the kernel, in both modes, both families and both variants of iptables, judged with
 //! `iptables-save` and `nft`.
 
-mod host;
+pub(crate) mod host;
 mod iptables;
 mod leftovers;
 mod nftables;
 mod overlays;
 mod position;
-mod tools;
+pub(crate) mod tools;
 
 use ovl_agent::firewall::{Mode, Outcome};
 

@@ -84,12 +84,7 @@ impl Host {
 
     /// Runs `work` on a thread in the namespace.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(self.netns.path()).unwrap();
-        let enter_and_work = || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        };
-        std::thread::scope(|scope| scope.spawn(enter_and_work).join().unwrap())
+        inside(&self.netns, work)
     }
 
     /// What the agent does at start and every few seconds.
@@ -196,6 +191,16 @@ impl Observer {
         self.wait_for_looks(self.looks().len() + 3);
         self.looks()
     }
+}
+
+/// Runs `work` on a thread in the namespace.
+pub(crate) fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> T + Send) -> T {
+    let namespace = File::open(netns.path()).unwrap();
+    let enter_and_work = || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(enter_and_work).join().unwrap())
 }
 
 /// Runs a future as the agent does: on one thread.

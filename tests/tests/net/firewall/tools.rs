@@ -39,7 +39,7 @@ fn ensure_with(host: &Host, script: &str, wanted: &Wanted) -> Outcome {
 }
 
 /// Does `work` on a thread that sees such a /usr/sbin.
-fn inside_with<T: Send>(host: &Host, script: &str, work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn inside_with<T: Send>(host: &Host, script: &str, work: impl FnOnce() -> T + Send) -> T {
     let sbin = tempfile::tempdir().unwrap();
     Cmd::host("sh").args(["-e", "-c", "cd \"$0\"; eval \"$1\""]).arg(sbin.path()).arg(script).run().unwrap();
     host.inside(|| {
