@@ -32,6 +32,7 @@ use crate::view::View;
 mod config;
 mod due;
 mod errand;
+mod flows;
 mod life;
 mod pass;
 mod reach;
@@ -58,6 +59,8 @@ const LOOK_AT_HOOKS: Duration = Duration::from_secs(3);
 const RESYNC: Duration = Duration::from_mins(1);
 /// So many passes in a row that changed something are no burst any more.
 const RESTLESS: u32 = 10;
+/// How often flows that have fallen idle are looked for.
+const LOOK_AT_FLOWS: Duration = Duration::from_secs(30);
 /// How often the programs are told that we are alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// When to try again after a renewal that failed.
@@ -119,9 +122,13 @@ impl Agent {
         let mut watching = std::pin::pin!(store.watch(send_updates));
         let events = Arc::clone(&self.events);
         let kernel_events = tokio::spawn(netlink::watch(Arc::clone(&events)));
+        let seen = Arc::clone(&events);
+        let rule_events = tokio::spawn(netlink::watch_rulesets(move || seen.note_rules()));
         let mut resync = ticker(RESYNC);
         let mut look_at_hooks = ticker(LOOK_AT_HOOKS);
         let mut heartbeat = ticker(HEARTBEAT);
+        let mut look_at_flows = ticker(LOOK_AT_FLOWS);
+        let mut idle_flows = Errand::idle();
         let mut look_at_rules = ticker(Duration::from_secs(self.args.iptables_resync));
         let mut rules = Errand::idle();
         let margin = u64::from(self.args.subnet_lease_renew_margin);
@@ -151,6 +158,8 @@ impl Agent {
                     due.for_news();
                 }
                 () = events.next() => due.for_events(),
+                // At once: what netfilter decided until now may not be what it decides now.
+                () = events.next_decision() => self.verify_anew(),
                 _ = resync.tick() => {
                     self.doubt_ways();
                     due.for_events();
@@ -163,6 +172,10 @@ impl Agent {
                 question = loop_end.question() => {
                     let _gone = question.send(self.facts());
                 }
+                _ = look_at_flows.tick(), if idle_flows.is_idle() => if let Some(look) = self.look_at_flows() {
+                    idle_flows.begin(look);
+                },
+                () = idle_flows.done() => {}
                 _ = look_at_rules.tick() => if let Some(look) = self.look_at_rules() {
                     rules.begin(look);
                 },
@@ -214,6 +227,7 @@ impl Agent {
             }
         };
         kernel_events.abort();
+        rule_events.abort();
         served
     }
 
@@ -235,6 +249,14 @@ impl Agent {
     /// The document behind `ovl-agent status`.
     fn document(&self) -> String {
         serde_json::to_string(&self.facts()).unwrap_or_default()
+    }
+
+    fn verify_anew(&mut self) {
+        if let Some(fast_path) = &mut self.tables.fast_path
+            && let Err(error) = fast_path.verify_anew()
+        {
+            warn!("{error:#}; flows on the fast path stay there until they are verified anew");
+        }
     }
 
     /// Tells everybody that we are alive: the programs, who probes us, and the service manager.

@@ -3,6 +3,7 @@
 mod attach;
 mod counters;
 pub(crate) mod features;
+mod flows;
 mod load;
 mod maps;
 pub(crate) mod pins;
@@ -10,6 +11,7 @@ pub(crate) mod pins;
 pub(crate) use attach::PRIORITY;
 pub use attach::{Attachment, AttachmentTable, Hook, TcAttach, TcxOrder};
 pub use counters::{Counter, counters};
+pub use flows::FlowMap;
 pub use load::{DataPlane, LoadError, ObjectSource};
 pub use maps::{Abi, NodeTable, PortTable, Pulse, RemoteTable, StateTable, prune_learned};
 pub use pins::Pins;

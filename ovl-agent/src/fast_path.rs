@@ -14,10 +14,11 @@ use tracing::warn;
 
 use crate::backend::Tunnel;
 use crate::bpf::{
-    Attachment, AttachmentTable, Counter, DataPlane, Hook, LoadError, NodeTable, ObjectSource, Pins,
+    Attachment, AttachmentTable, Counter, DataPlane, FlowMap, Hook, LoadError, NodeTable, ObjectSource, Pins,
     PortTable, Pulse, RemoteTable, StateTable, counters, features, prune_learned,
 };
 use crate::cli;
+use crate::conntrack::Timeouts;
 use crate::family::{ByFamily, Family};
 use crate::netlink::Interface;
 use crate::node::{Node, Underlay};
@@ -155,6 +156,11 @@ impl FastPath {
         self.pins.as_ref().map(Pins::folder)
     }
 
+    /// The flows, for another thread.
+    pub fn flow_map(&self) -> Result<FlowMap> {
+        FlowMap::behind(&self.plane.flows)
+    }
+
     /// What the command line said.
     pub fn policy(&self) -> &Policy {
         &self.policy
@@ -211,19 +217,17 @@ impl FastPath {
         if !cluster.nodes_unsure {
             delete(&mut node_table, &mut known.nodes, &nodes, outcome).await;
         }
-        if are_leases_other {
-            self.verify_anew(outcome);
+        if are_leases_other && let Err(error) = self.verify_anew() {
+            outcome.errors.push(format!("{error:#}"));
         }
         // Last: a program that still runs learns again.
         self.forget_absent_pods(places.pods, outcome);
     }
 
     /// Has every flow ask netfilter again, because something that it may go by has changed.
-    pub fn verify_anew(&mut self, outcome: &mut Outcome) {
+    pub fn verify_anew(&mut self) -> Result<()> {
         self.epoch = self.epoch.wrapping_add(1);
-        if let Err(error) = self.beat() {
-            outcome.errors.push(format!("{error:#}"));
-        }
+        self.beat()
     }
 
     /// Puts the programs back where they were taken off since the last pass.
@@ -293,12 +297,14 @@ impl FastPath {
         };
         let tunnel = |family| tunnel_row(family, node, cluster, places);
         let local = |family| local_range(node.subnet(family));
+        // Conntrack does not see what is on the fast path, and must not forget it for that.
+        let verify_interval = Timeouts::read().verify_interval(self.policy.verify_interval);
         Config {
             abi: ABI,
             fast_path: fast_path as u32,
             deadline: 0,
             epoch: 0,
-            verified_for: u64::try_from(self.policy.verify_interval.as_nanos()).unwrap_or(u64::MAX),
+            verified_for: u64::try_from(verify_interval.as_nanos()).unwrap_or(u64::MAX),
             mark: self.policy.mark,
             source_check: source_check as u32,
             underlay: node.underlay.ifindex,

@@ -87,8 +87,7 @@ fn learn<I: IpHeader, P: Packet, T: Tables>(
     if !is_known && !tables.learn_endpoint(address, &endpoint) {
         return Err(Reason::Full);
     }
-    let is_verified =
-        verify::<I, P, T>(packet, tables, active, Direction::Into, ifindex) == Reason::Verified;
+    let is_verified = verify::<I, P, T>(packet, tables, active, Direction::Into, ifindex) == Reason::Verified;
     Ok(match (is_known, is_verified) {
         (false, _) => Reason::Learned,
         (true, true) => Reason::Verified,

@@ -26,7 +26,7 @@ impl Agent {
         let config = self.config_problem.iter();
         let config =
             config.map(|problem| format!("the network config in the store is not applied: {problem}"));
-        let rules = self.rules.errors().iter().cloned();
+        let rules = self.rules.errors().cloned();
         let errors: Vec<String> =
             self.errors.iter().cloned().chain(rules).chain(config).chain(failure).collect();
         let mode = self.mode();

@@ -5,27 +5,33 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use super::Agent;
-use crate::cli::RunArgs;
+use crate::cli::{FastPath, RunArgs};
 use crate::facts::FirewallFacts;
 use crate::family::ByFamily;
-use crate::firewall::{Firewall, Masquerade, Mode, Outcome, Range, Wanted, bridge_warning};
+use crate::firewall::{
+    Firewall, Marking, Masquerade, Mode, Outcome, Range, Verification, Wanted, bridge_warning,
+};
 use crate::network::Network;
 use crate::node::Node;
 
 /// What became of one look at the rules.
 pub(super) struct Looked {
     firewall: Firewall,
+    verification: Verification,
     wanted: Wanted,
     outcome: Outcome,
+    marking: Outcome,
 }
 
 /// What is known of the rules.
 pub(super) struct Rules {
     /// `None` while a look is under way.
-    firewall: Option<Firewall>,
+    kept: Option<(Firewall, Verification)>,
     /// What stood after the last look without fault.
     stood: Option<Wanted>,
     errors: Vec<String>,
+    /// Why no flow can be verified.
+    unverified: Vec<String>,
     repaired: u64,
     last_repair: Option<Instant>,
     warned: bool,
@@ -34,9 +40,10 @@ pub(super) struct Rules {
 impl Rules {
     pub(super) fn new(overlay: &str) -> Self {
         Self {
-            firewall: Some(Firewall::new(overlay)),
+            kept: Some((Firewall::new(overlay), Verification::new(overlay))),
             stood: None,
             errors: Vec::new(),
+            unverified: Vec::new(),
             repaired: 0,
             last_repair: None,
             warned: false,
@@ -44,8 +51,8 @@ impl Rules {
     }
 
     /// What is wrong.
-    pub(super) fn errors(&self) -> &[String] {
-        &self.errors
+    pub(super) fn errors(&self) -> impl Iterator<Item = &String> {
+        self.errors.iter().chain(&self.unverified)
     }
 }
 
@@ -55,16 +62,24 @@ impl Agent {
         wanted(&self.args, &self.network, &self.node)
     }
 
+    /// What marks the packets that the programs learn from, where they do.
+    fn wanted_marking(&self) -> Option<Marking> {
+        let policy = self.tables.fast_path.as_ref()?.policy();
+        let is_verified = policy.fast_path == FastPath::Verified;
+        is_verified.then(|| Marking { bit: policy.mark, networks: self.network.ranges() })
+    }
+
     /// Whether the rules of before are not those that should stand now.
     pub(super) fn are_rules_outdated(&self) -> bool {
-        self.rules.firewall.is_some()
+        self.rules.kept.is_some()
             && self.rules.stood.as_ref().is_some_and(|stood| *stood != self.wanted_rules())
     }
 
     /// A look at the rules, where none is under way.
     pub(super) fn look_at_rules(&mut self) -> Option<impl Future<Output = Looked> + use<>> {
-        let mut firewall = self.rules.firewall.take()?;
+        let (mut firewall, mut verification) = self.rules.kept.take()?;
         let wanted = self.wanted_rules();
+        let marking = self.wanted_marking();
         if !std::mem::replace(&mut self.rules.warned, true)
             && let Some(warning) = bridge_warning(&wanted)
         {
@@ -72,24 +87,36 @@ impl Agent {
         }
         Some(async move {
             let outcome = firewall.ensure(&wanted).await;
-            Looked { firewall, wanted, outcome }
+            let marking = match marking {
+                Some(marking) => verification.ensure(&marking).await,
+                None => verification.remove().await,
+            };
+            Looked { firewall, verification, wanted, outcome, marking }
         })
     }
 
     /// Takes the result of a look in. Whether the node may be ready now that was not before.
     pub(super) fn take_rules(&mut self, looked: Looked) -> bool {
         let stood = self.do_rules_stand();
-        let Looked { firewall, wanted, outcome } = looked;
+        let Looked { firewall, verification, wanted, outcome, marking } = looked;
         let rules = &mut self.rules;
-        rules.firewall = Some(firewall);
-        for change in &outcome.changes {
-            if outcome.drift {
-                warn!("firewall rules put right that somebody changed: {change}");
-            } else {
-                info!("firewall rules written: {change}");
+        rules.kept = Some((firewall, verification));
+        for outcome in [&outcome, &marking] {
+            for change in &outcome.changes {
+                if outcome.drift {
+                    warn!("firewall rules put right that somebody changed: {change}");
+                } else {
+                    info!("firewall rules written: {change}");
+                }
             }
         }
-        if outcome.drift {
+        for error in &marking.errors {
+            if !rules.unverified.contains(error) {
+                warn!("{error}");
+            }
+        }
+        rules.unverified = marking.errors;
+        if outcome.drift || marking.drift {
             rules.repaired += 1;
             rules.last_repair = Some(Instant::now());
         }

@@ -1,5 +1,6 @@
 //! Loading the object into the kernel.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
@@ -11,9 +12,10 @@ use ovl_common::{
     Program, Remote, STATE, STATS, Stat, TRACE, Trace,
 };
 
+use super::features;
+use super::flows::FlowMap;
 use super::maps::Abi;
 use super::pins::{Pins, Shape, check_map};
-use super::features;
 
 static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ovl.bpf.o"));
 
@@ -59,7 +61,7 @@ pub struct DataPlane {
     /// [`NODES`].
     pub nodes: HashMap<MapData, Abi<IpKey>, u32>,
     /// [`FLOWS`].
-    pub flows: HashMap<MapData, Abi<FlowKey>, Abi<Flow>>,
+    pub flows: OwnedFd,
     /// [`PORTS`].
     pub ports: HashMap<MapData, u32, Abi<Port>>,
     /// [`POD_MACS`].
@@ -113,8 +115,7 @@ impl DataPlane {
             if let Some(pins) = pins {
                 // What was there stays loaded as long as it is attached.
                 let path = pins.program(program);
-                Pins::remove(&path)
-                    .map_err(|error| failed(step.as_str(), format!("{error:#}"), NO_PIN))?;
+                Pins::remove(&path).map_err(|error| failed(step.as_str(), format!("{error:#}"), NO_PIN))?;
                 loaded.pin(&path).map_err(|error| from_kernel(step, &error))?;
             }
         }
@@ -122,7 +123,8 @@ impl DataPlane {
             state: take(&mut programs, STATE.name)?,
             leases: take(&mut programs, LEASES.name)?,
             nodes: take(&mut programs, NODES.name)?,
-            flows: take(&mut programs, FLOWS.name)?,
+            flows: FlowMap::descriptor(&programs)
+                .map_err(|error| failed("opening BPF map OVL_FLOWS", format!("{error:#}"), BAD_OBJECT))?,
             ports: take(&mut programs, PORTS.name)?,
             pod_macs: take(&mut programs, POD_MACS.name)?,
             endpoints: take(&mut programs, ENDPOINTS.name)?,

@@ -36,6 +36,7 @@ const REOPEN: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct KernelEvents {
     wake: Notify,
+    decisions: Notify,
     ways_changed: AtomicBool,
     /// Indexes of the overlay devices; 0 is none.
     overlay: [AtomicU32; 2],
@@ -49,6 +50,16 @@ impl KernelEvents {
     /// Waits for the next event; one that came before counts.
     pub async fn next(&self) {
         self.wake.notified().await;
+    }
+
+    /// Waits until netfilter's rules, or others' routes, addresses or links, have changed; a change that came before counts.
+    pub async fn next_decision(&self) {
+        self.decisions.notified().await;
+    }
+
+    /// Notes a change of netfilter's rules.
+    pub fn note_rules(&self) {
+        self.decisions.notify_one();
     }
 
     /// Whether the way to some address may be another since this was last asked: somebody else's route, an address or
@@ -94,7 +105,10 @@ impl KernelEvents {
         match kind {
             Kind::Nothing => return,
             Kind::Row => {}
-            Kind::Way => self.ways_changed.store(true, Ordering::Relaxed),
+            Kind::Way => {
+                self.ways_changed.store(true, Ordering::Relaxed);
+                self.decisions.notify_one();
+            }
         }
         self.wake.notify_one();
     }
