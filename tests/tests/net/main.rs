@@ -18,6 +18,7 @@ mod masquerade;
 mod node_changes;
 mod odd;
 mod overlay;
+mod policies;
 mod reach;
 mod repair;
 mod restart;

@@ -16,6 +16,21 @@ use ovl_tests::wait::wait_for;
 pub(crate) const EBPF: &str = "--mode ebpf --strict --fast-path always";
 /// No fast path.
 pub(crate) const KERNEL: &str = "--mode kernel";
+/// The fast path for flows that netfilter has accepted, which are verified anew every two seconds.
+pub(crate) const VERIFIED: &str = "--mode ebpf --strict --fast-path verified --verify-interval 2";
+
+/// The arguments for scenarios in which netfilter has a say. `VERIFIED` belongs here once the agent accepts it.
+pub(crate) const FILTERED: &[&str] = &[KERNEL];
+
+/// Whether packets leave the kernel path with these arguments, or with them and others.
+pub(crate) fn is_fast(args: &str) -> bool {
+    args.starts_with(EBPF) || is_verified(args)
+}
+
+/// Whether only flows do that netfilter has accepted.
+pub(crate) fn is_verified(args: &str) -> bool {
+    args.starts_with(VERIFIED)
+}
 
 /// Both families, one or the other: parts of a network config.
 pub(crate) const DUAL: &str = r#""Network":"10.42.0.0/16","EnableIPv6":true,"IPv6Network":"fd42::/48""#;
