@@ -44,6 +44,7 @@ pub mod netns;
 pub mod node;
 pub mod pattern;
 pub mod pod;
+pub mod service;
 pub mod sockets;
 pub mod store_dir;
 pub mod subnet;

@@ -24,6 +24,7 @@ mod repair;
 mod restart;
 mod rows;
 mod rows_kept;
+mod services;
 mod stock_peer;
 mod takeover;
 mod wire;
