@@ -34,6 +34,7 @@ pub(crate) const INSPECTION: &[Tool] = &[
     ("tcpdump", "tcpdump"),
     ("tshark", "tshark"),
     ("nft", "nftables"),
+    ("conntrack", "conntrack"),
     ("socat", "socat"),
     ("bpftool", "bpftool"),
     ("sha256sum", "coreutils"),

@@ -6,6 +6,7 @@ mod bad_input;
 mod cleanup;
 mod command_line;
 mod config_change;
+mod conntrack;
 mod direct_routing;
 mod dual_stack;
 mod etcd_life;
