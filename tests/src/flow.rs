@@ -154,6 +154,7 @@ impl Flow {
     /// Sends no more, waits for what is on its way and ends it. A stream must come back to its last byte.
     pub fn stop(mut self) -> Result<Outcome> {
         self.ticks = None;
+        let stopped = Instant::now();
         let is_stream = self.stream.is_some();
         let sender = self.threads.remove(0);
         let all_back = || {
@@ -163,12 +164,12 @@ impl Flow {
         let are_all_back = poll_until(if is_stream { PATIENCE } else { LAST_ANSWERS }, all_back);
         self.check()?;
         let seen = locked(&self.seen);
-        let silence = seen.last.map(|last| last.elapsed()).unwrap_or_default();
+        let silence = seen.last.map(|last| stopped.saturating_duration_since(last)).unwrap_or_default();
         let outcome = Outcome {
             asked: seen.asked,
             answered: seen.answered,
-            // What never came back is a gap up to now.
-            longest_gap: seen.longest_gap.max(if are_all_back { Duration::ZERO } else { silence }),
+            // Silence is a gap, too, when nothing ends it.
+            longest_gap: seen.longest_gap.max(silence),
         };
         ensure!(are_all_back || !is_stream, "{}: it did not come back whole: {outcome:?}", self.name);
         Ok(outcome)

@@ -22,6 +22,21 @@ pub(crate) const VERIFIED: &str = "--mode ebpf --strict --fast-path verified --v
 /// The arguments for scenarios in which netfilter has a say. `VERIFIED` belongs here once the agent accepts it.
 pub(crate) const FILTERED: &[&str] = &[KERNEL];
 
+/// The arguments for scenarios that only ask for packets to arrive, the kernel path first. `VERIFIED` belongs here, too.
+pub(crate) const CARRIED: &[&str] = &[KERNEL, EBPF];
+
+/// Runs a scenario in all these ways. What it returns is how long traffic was silent, which may not be longer than on
+/// the kernel path.
+pub(crate) fn silent_no_longer_than_the_kernel(run: impl Fn(&str) -> Duration) {
+    const UNSTEADINESS: Duration = Duration::from_millis(500);
+    let mut kernels = None;
+    for args in CARRIED {
+        let silence = run(args);
+        let kernels = *kernels.get_or_insert(silence);
+        assert!(silence <= kernels + UNSTEADINESS, "{args}: {silence:?}, on the kernel path {kernels:?}");
+    }
+}
+
 /// Whether packets leave the kernel path with these arguments, or with them and others.
 pub(crate) fn is_fast(args: &str) -> bool {
     args.starts_with(EBPF) || is_verified(args)
