@@ -29,6 +29,7 @@
 pub mod agent;
 pub mod artifacts;
 pub mod background;
+pub mod bulk;
 pub mod capture;
 pub mod command;
 pub mod dialogue;
