@@ -32,6 +32,7 @@ pub mod background;
 pub mod bulk;
 pub mod capture;
 pub mod command;
+pub mod datagrams;
 pub mod dialogue;
 pub mod echo;
 pub mod etcd;

@@ -16,6 +16,7 @@ mod interface;
 mod leftovers;
 mod listing;
 mod masquerade;
+mod matrix;
 mod nested;
 mod next_hop;
 mod node_changes;
