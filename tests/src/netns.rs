@@ -1,10 +1,11 @@
 //! Named network namespaces that go away with their guard.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use nix::sched::{CloneFlags, setns};
 
 use crate::command::{Cmd, Place};
 
@@ -47,6 +48,19 @@ impl Netns {
     /// Starts to describe a command that runs inside.
     pub fn command(&self, program: &str) -> Cmd {
         self.place().command(program)
+    }
+
+    /// Runs `work` inside, on a thread of its own: the namespace is a thread's. Sockets that it opens stay inside and
+    /// can be used anywhere.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let path = self.path();
+        let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        let enter_and_work = || -> Result<T> {
+            setns(namespace, CloneFlags::CLONE_NEWNET).with_context(|| format!("enter {}", self.name))?;
+            Ok(work())
+        };
+        let joined = std::thread::scope(|scope| scope.spawn(enter_and_work).join());
+        joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// Runs `ip -n NAME …` with the words of `line`.

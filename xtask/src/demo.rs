@@ -159,7 +159,7 @@ impl Mode {
     /// The agent's flags. Strict, so that no fallback passes for the real thing.
     pub(crate) fn flags(self) -> &'static str {
         match self {
-            Self::Ebpf => "--mode ebpf --strict --fast-path always",
+            Self::Ebpf => "--mode ebpf --strict",
             Self::Kernel => "--mode kernel",
         }
     }

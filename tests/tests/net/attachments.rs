@@ -2,11 +2,9 @@
 //! through aya.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use aya::programs::{SchedClassifier, TcAttachType};
-use nix::sched::{CloneFlags, setns};
 use ovl_tests::command::Cmd;
 use ovl_tests::links;
 use ovl_tests::node::Node;
@@ -22,16 +20,13 @@ pub(crate) struct Attached {
 
 /// Everything attached to a node's interfaces.
 pub(crate) fn attached(node: &Node) -> Result<BTreeSet<Attached>> {
-    let namespace = File::open(node.netns().path()).context("open the node's network namespace")?;
     let interfaces: Vec<String> = links::ip_json(node.netns(), "link show")?
         .as_array()
         .into_iter()
         .flatten()
         .filter_map(|link| link["ifname"].as_str().map(str::to_owned))
         .collect();
-    // A thread of its own: the namespace is a thread's, and this one's must stay.
-    let asked = std::thread::spawn(move || -> Result<BTreeSet<Attached>> {
-        setns(namespace, CloneFlags::CLONE_NEWNET).context("enter the node's network namespace")?;
+    let ask = || -> Result<BTreeSet<Attached>> {
         let mut found = BTreeSet::new();
         for interface in interfaces {
             for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
@@ -43,8 +38,8 @@ pub(crate) fn attached(node: &Node) -> Result<BTreeSet<Attached>> {
             }
         }
         Ok(found)
-    });
-    asked.join().map_err(|panic| anyhow::anyhow!("asking about attachments panicked: {panic:?}"))?
+    };
+    node.netns().inside(ask)?
 }
 
 /// Detaches everything, as another tool could, and returns the links that this made useless.

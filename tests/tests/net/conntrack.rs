@@ -1,120 +1,199 @@
-//! Connections that fell idle after the fast path, judged with `conntrack`.
+//! Whatever becomes of conntrack's entries, connections that are allowed go on: without a reset, without a stall, with
+//! every byte as it was sent.
 
-use std::fmt::Write as _;
-use std::fs;
-use std::time::Instant;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
 
-use ovl_agent::conntrack::{Conntrack, Prolonged, Timeouts, Tuple};
+use ovl_tests::echo::{Caller, Echo};
+use ovl_tests::firewall::{Rules, Tool};
+use ovl_tests::flow::{BULK, Flow};
+use ovl_tests::node::Node;
+use ovl_tests::pod::Pod;
+use ovl_tests::sockets::{self, Pair};
+use ovl_tests::topology::Topology;
+use ovl_tests::traffic;
+use ovl_tests::wait::wait_for;
 
-use crate::verification::path::{CLIENT, SERVER, Way, in_url};
+use crate::overlay::{DUAL, FILTERED, Overlay, SOON, config, is_fast, is_verified};
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+/// A stream with a longer gap has stalled.
+const STALL: Duration = Duration::from_secs(1);
+const PORT: u16 = 7777;
 
-fn tuple(protocol: u8, source: (&str, u16), destination: (&str, u16)) -> Tuple {
-    let address = |(ip, port)| format!("{}:{port}", in_url(ip)).parse().unwrap();
-    Tuple { protocol, source: address(source), destination: address(destination) }
+fn start(label: &str, args: &str) -> Overlay {
+    let topology = Topology::builder(label).nodes(2).ipv6();
+    let overlay = Overlay::start_with(topology, &config(&[DUAL], r#"{"Type":"vxlan"}"#), args).unwrap();
+    traffic::ping_all_pairs(&overlay.pods).unwrap();
+    overlay
 }
 
-fn prolong(way: &Way, flows: &[Tuple]) -> Prolonged {
-    way.inside(|| Conntrack::open().unwrap().prolong(flows)).unwrap()
+fn echos(pod: &Pod) -> Vec<Echo> {
+    pod.addresses().map(|address| Echo::start(pod.netns(), (address, PORT).into(), 1).unwrap()).collect()
 }
 
-/// State and timeout of the connection from this port, as `conntrack` prints them.
-fn entry(way: &Way, family: &str, port: u16) -> (String, u64) {
-    let line = way.sh(&format!("conntrack -L -f {family} -p tcp --orig-port-src {port} 2>/dev/null"));
-    let words: Vec<&str> = line.split_whitespace().collect();
-    (words[3].to_owned(), words[2].parse().unwrap())
+/// Both nodes drop what their conntrack cannot place.
+fn drop_invalid(overlay: &Overlay) -> [Rules<'_>; 2] {
+    [0, 1].map(|node| Rules::drop_invalid(overlay.node(node)).unwrap())
 }
 
-/// Connection tracking only wakes where rules ask for it.
-const TRACK: &str = "nft 'add table inet t; add chain inet t c { type filter hook forward priority 0; };
-                     add rule inet t c ct state invalid counter'";
+/// Deletes the entry of a stream, which conntrack may have picked up at either end's packet.
+fn forget(node: &Node, family: &str) {
+    let delete =
+        |end| node.command("conntrack").words(&format!("-D -f {family} -p tcp --orig-port-{end} {PORT}"));
+    wait_for(&format!("an {family} entry to delete"), SOON, || {
+        let tried = ["dst", "src"].map(|end| delete(end).output());
+        Ok(tried.into_iter().any(|output| output.is_ok_and(|output| output.status.success())))
+    })
+    .unwrap();
+}
 
 #[test]
-fn idle_connections_get_their_time_back() {
-    let way = Way::new();
-    way.sh(TRACK);
-    way.router.sysctl(&["net.netfilter.nf_conntrack_tcp_timeout_unacknowledged=20"]).unwrap();
-    let _server = way.serve(80);
-    for (index, family) in ["ipv4", "ipv6"].into_iter().enumerate() {
-        let (client, server) = ((CLIENT[index], 40_000), (SERVER[index], 80));
-        let connection = way.connect(server.0, 80, 40_000);
-        let one = Prolonged { prolonged: 1, ..Prolonged::default() };
-        let left = Prolonged { left: 1, ..Prolonged::default() };
-        // Known by either direction, of which only one is the original.
-        for flow in [tuple(TCP, client, server), tuple(TCP, server, client)] {
-            way.sh(&format!("conntrack -U -f {family} -p tcp --orig-port-src 40000 --timeout 5 2>/dev/null"));
-            let (state, seconds) = entry(&way, family, 40_000);
-            assert!(state == "ESTABLISHED" && seconds <= 5, "{state} {seconds}");
-            assert_eq!(prolong(&way, &[flow]), one, "{flow:?}");
-            let (state, seconds) = entry(&way, family, 40_000);
-            assert!(state == "ESTABLISHED" && (431_900..=432_000).contains(&seconds), "{state} {seconds}");
+fn streams_outlive_their_entries_and_their_verification() {
+    for args in FILTERED {
+        // Verified six times and more in the course of the transfer.
+        let args = args.replace("--verify-interval 2", "--verify-interval 1");
+        let overlay = start("entries", &args);
+        let _rules = drop_invalid(&overlay);
+        let [client, server] = [&overlay.pods[0], &overlay.pods[1]];
+        let echos = echos(server);
+        let stream = |echo: &Echo| Flow::tcp(client.netns(), echo.address(), BULK).unwrap();
+        let flows: Vec<_> = echos.iter().map(stream).collect();
+        let before = overlay.fast(0).unwrap();
+        for _ in 0..2 {
+            flows[0].wait_for_more(100, SOON).unwrap();
+            for node in overlay.topology.nodes() {
+                forget(node, "ipv4");
+                forget(node, "ipv6");
+            }
+            flows[0].wait_for_more(100, SOON).unwrap();
+            for node in overlay.topology.nodes() {
+                node.command("conntrack").arg("-F").run().unwrap();
+            }
+            flows[0].wait_for_more(100, SOON).unwrap();
         }
-        assert_eq!(entry(&way, family, 40_000).0, "ESTABLISHED", "it goes on");
-
-        // What is being closed ends as it would have.
-        connection.finish().unwrap();
-        let (state, seconds) = entry(&way, family, 40_000);
-        assert!(state != "ESTABLISHED" && seconds <= 120, "{state} {seconds}");
-        assert_eq!(prolong(&way, &[tuple(TCP, client, server)]), left);
-        assert!(entry(&way, family, 40_000).1 <= 120);
-
-        let unknown = [tuple(TCP, client, (server.0, 81)), tuple(UDP, client, server)];
-        assert_eq!(prolong(&way, &unknown), Prolonged { unknown: 1, left: 1, prolonged: 0 });
-    }
-    assert_eq!(prolong(&way, &[]), Prolonged::default());
-}
-
-#[test]
-fn the_timeouts_are_those_of_this_network() {
-    let way = Way::new();
-    way.sh(TRACK);
-    let shortest = || way.inside(Timeouts::read).shortest.map(|shortest| shortest.as_secs());
-    for (name, seconds) in [
-        ("udp_timeout", 29),
-        ("udp_timeout_stream", 28),
-        ("icmp_timeout", 27),
-        ("icmpv6_timeout", 26),
-        ("tcp_timeout_established", 25),
-        ("tcp_timeout_unacknowledged", 24),
-        ("tcp_timeout_max_retrans", 23),
-    ] {
-        way.router.sysctl(&[&format!("net.netfilter.nf_conntrack_{name}={seconds}")]).unwrap();
-        assert_eq!(shortest(), Some(seconds), "{name}");
+        for flow in flows {
+            let outcome = flow.stop().unwrap();
+            assert!(outcome.longest_gap < STALL, "{args}: {outcome:?}");
+        }
+        let after = overlay.fast(0).unwrap();
+        if is_fast(&args) {
+            assert!(after.0 > before.0 + 1000 && after.1 > before.1 + 1000, "{args}: {before:?} {after:?}");
+        }
+        assert!(echos.iter().all(|echo| echo.resets() == 0));
     }
 }
 
 #[test]
-fn many_connections_take_little_time() {
-    const CONNECTIONS: u16 = 20_000;
-    let way = Way::new();
-    way.sh(TRACK);
-    let mut lines = String::new();
-    let mut flows = Vec::new();
-    for port in 1..=CONNECTIONS {
-        // Every second one would be forgotten soon.
-        let seconds = if port % 2 == 0 { 300 } else { 432_000 };
-        let (source, destination) = (CLIENT[0], SERVER[0]);
-        writeln!(
-            lines,
-            "-I -p tcp -s {source} -d {destination} --sport {port} --dport 80 --state ESTABLISHED -t {seconds}"
-        )
-        .unwrap();
-        flows.push(tuple(TCP, (source, port), (destination, 80)));
+fn more_connections_than_are_remembered_go_on() {
+    const CONNECTIONS: usize = 200;
+    for args in FILTERED {
+        let args = if is_verified(args) { format!("{args} --max-flows 16") } else { (*args).to_owned() };
+        let overlay = start("many", &args);
+        let _rules = drop_invalid(&overlay);
+        let [client, server] = [&overlay.pods[0], &overlay.pods[1]];
+        let echos = echos(server);
+        let connect = |index: usize| {
+            let echo = &echos[index % echos.len()];
+            Caller::connect(client.netns(), echo.address(), SOON).unwrap()
+        };
+        let mut callers: Vec<_> = (0..CONNECTIONS).map(connect).collect();
+        for length in [100, 20_000, 100, 20_000, 1] {
+            for caller in &mut callers {
+                caller.ask(length).unwrap();
+            }
+        }
+        assert!(echos.iter().all(|echo| echo.resets() == 0), "{args}");
     }
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("connections");
-    fs::write(&file, lines).unwrap();
-    way.sh(&format!("conntrack -R {}", file.display()));
-    flows.extend((1..=CONNECTIONS).map(|port| tuple(TCP, (CLIENT[0], port), (SERVER[0], 443))));
+}
 
-    let start = Instant::now();
-    let done = prolong(&way, &flows);
-    println!("{} flows in {:?}", flows.len(), start.elapsed());
-    assert_eq!(done.unknown, usize::from(CONNECTIONS));
-    assert_eq!(done.prolonged + done.left, usize::from(CONNECTIONS));
-    assert!(done.prolonged >= usize::from(CONNECTIONS) / 2, "{done:?}");
-    let short = way.sh("conntrack -L -p tcp 2>/dev/null | awk '$3 < 400000' | wc -l");
-    assert_eq!(short.trim(), "0");
+/// A UDP flow and a TCP connection, opened by the client, in which only the server speaks from then on.
+struct ServerSpeaks {
+    datagrams: [UdpSocket; 2],
+    stream: Pair,
+}
+
+impl ServerSpeaks {
+    fn open(client: &Pod, server: &Pod, address: IpAddr) -> Self {
+        let mut stream = Pair::connect(client.netns(), server.netns(), address).unwrap();
+        let listening = sockets::udp(server.netns(), (address, PORT).into()).unwrap();
+        let calling = sockets::udp_to(client.netns(), listening.local_addr().unwrap()).unwrap();
+        let mut buffer = [0; 100];
+        for socket in [&listening, &calling] {
+            socket.set_read_timeout(Some(STALL)).unwrap();
+        }
+        // So much of it that the flows are known for established.
+        for round in 0..50 {
+            calling.send(&[round]).unwrap();
+            let (length, peer) = listening.recv_from(&mut buffer).unwrap();
+            listening.connect(peer).unwrap();
+            listening.send(&buffer[..length]).unwrap();
+            calling.recv(&mut buffer).unwrap();
+            stream.client.write_all(&buffer).unwrap();
+            stream.server.read_exact(&mut buffer).unwrap();
+            stream.server.write_all(&buffer).unwrap();
+            stream.client.read_exact(&mut buffer).unwrap();
+        }
+        stream.client.set_read_timeout(Some(STALL)).unwrap();
+        Self { datagrams: [listening, calling], stream }
+    }
+
+    fn say_by_udp(&self, word: u8) {
+        self.datagrams[0].send(&[word]).unwrap();
+    }
+
+    fn hear_by_udp(&self) -> u8 {
+        let mut buffer = [0];
+        self.datagrams[1].recv(&mut buffer).unwrap();
+        buffer[0]
+    }
+
+    fn say_and_hear_by_tcp(&mut self) {
+        let mut buffer = [0; 5];
+        self.stream.server.write_all(b"hello").unwrap();
+        self.stream.client.read_exact(&mut buffer).unwrap();
+        assert_eq!(&buffer, b"hello");
+    }
+}
+
+/// Entries that see no packet for four seconds run out, and so do those that last saw data and no acknowledgement; and
+/// nobody but the client may open. Then the server speaks, now and then by UDP, and by TCP after eight seconds.
+#[test]
+fn what_a_client_opened_stays_open() {
+    const LIFETIMES: [&str; 3] = ["udp_timeout", "udp_timeout_stream", "tcp_timeout_unacknowledged"];
+    const BETWEEN_DATAGRAMS: Duration = Duration::from_secs(1);
+    const DATAGRAMS: u8 = 8;
+    for args in FILTERED {
+        let overlay = start("idle", args);
+        let [client, server] = [&overlay.pods[0], &overlay.pods[1]];
+        let pairs: Vec<_> = client.addresses().zip(server.addresses()).collect();
+        let rules = [0, 1].map(|node| {
+            let node = overlay.node(node);
+            let rules = Rules::allow_to_open(node, Tool::Iptables, &pairs).unwrap();
+            for name in LIFETIMES {
+                node.netns().sysctl(&[&format!("net.netfilter.nf_conntrack_{name}=4")]).unwrap();
+            }
+            rules
+        });
+        let mut talks: Vec<_> =
+            server.addresses().map(|address| ServerSpeaks::open(client, server, address)).collect();
+        for word in 0..DATAGRAMS {
+            for talk in &talks {
+                talk.say_by_udp(word);
+                assert_eq!(talk.hear_by_udp(), word, "{args}");
+            }
+            be_idle(&talks[0].datagrams[1], BETWEEN_DATAGRAMS);
+        }
+        for talk in &mut talks {
+            talk.say_and_hear_by_tcp();
+        }
+        drop(rules);
+    }
+}
+
+/// Nothing is sent for so long, and nothing comes.
+fn be_idle(socket: &UdpSocket, period: Duration) {
+    socket.set_read_timeout(Some(period)).unwrap();
+    let silence = socket.recv(&mut [0]).unwrap_err();
+    assert_eq!(silence.kind(), std::io::ErrorKind::WouldBlock, "{silence}");
 }

@@ -1,30 +1,23 @@
 //! How the agent sees a node's interfaces, addresses and routes, and which interface it chooses.
 
-use std::fs::File;
 use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
-use nix::sched::{CloneFlags, setns};
 use ovl_agent::cli::{self, Command};
 use ovl_agent::netlink::{connect, lookup};
 use ovl_agent::underlay::{self, Choice};
 use ovl_tests::netns::{Netns, unique_prefix};
 use ovl_tests::wait::wait_for;
 
-/// Runs `ask` inside the namespace, on a thread of its own: the namespace is a thread's.
-fn inside<T: Send + 'static, F: Future<Output = Result<T>>>(
-    netns: &Netns,
-    ask: impl FnOnce() -> F + Send + 'static,
-) -> T {
-    let namespace = File::open(netns.path()).unwrap();
-    let asked = std::thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+/// Runs `ask` inside the namespace.
+fn inside<T: Send, F: Future<Output = Result<T>>>(netns: &Netns, ask: impl FnOnce() -> F + Send) -> T {
+    let ask = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(ask()).unwrap()
-    });
-    asked.join().unwrap()
+    };
+    netns.inside(ask).unwrap()
 }
 
 fn ip(text: &str) -> IpAddr {

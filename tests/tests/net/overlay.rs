@@ -16,6 +16,36 @@ use ovl_tests::wait::wait_for;
 pub(crate) const EBPF: &str = "--mode ebpf --strict --fast-path always";
 /// No fast path.
 pub(crate) const KERNEL: &str = "--mode kernel";
+/// The fast path for flows that netfilter has accepted, which are verified anew every two seconds.
+pub(crate) const VERIFIED: &str = "--mode ebpf --strict --fast-path verified --verify-interval 2";
+
+/// The arguments for scenarios in which netfilter has a say.
+pub(crate) const FILTERED: &[&str] = &[KERNEL, VERIFIED];
+
+/// The arguments for scenarios that only ask for packets to arrive, the kernel path first.
+pub(crate) const CARRIED: &[&str] = &[KERNEL, EBPF, VERIFIED];
+
+/// Runs a scenario in all these ways. What it returns is how long traffic was silent, which may not be longer than on
+/// the kernel path.
+pub(crate) fn silent_no_longer_than_the_kernel(run: impl Fn(&str) -> Duration) {
+    const UNSTEADINESS: Duration = Duration::from_millis(500);
+    let mut kernels = None;
+    for args in CARRIED {
+        let silence = run(args);
+        let kernels = *kernels.get_or_insert(silence);
+        assert!(silence <= kernels + UNSTEADINESS, "{args}: {silence:?}, on the kernel path {kernels:?}");
+    }
+}
+
+/// Whether packets leave the kernel path with these arguments, or with them and others.
+pub(crate) fn is_fast(args: &str) -> bool {
+    args.starts_with(EBPF) || is_verified(args)
+}
+
+/// Whether only flows do that netfilter has accepted.
+pub(crate) fn is_verified(args: &str) -> bool {
+    args.starts_with(VERIFIED)
+}
 
 /// Both families, one or the other: parts of a network config.
 pub(crate) const DUAL: &str = r#""Network":"10.42.0.0/16","EnableIPv6":true,"IPv6Network":"fd42::/48""#;

@@ -1,10 +1,9 @@
 //! A namespace with a [`Firewall`] in it, and what other tools see there.
 
 use std::fmt::{self, Write as _};
-use std::fs::{self, File};
+use std::fs;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns};
 use ovl_agent::family::ByFamily;
 use ovl_agent::firewall::{self, Also, Firewall, Masquerade, Mode, Outcome, Range, Wanted};
 use ovl_tests::background::Background;
@@ -84,7 +83,7 @@ impl Host {
 
     /// Runs `work` on a thread in the namespace.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        inside(&self.netns, work)
+        self.netns.inside(work).unwrap()
     }
 
     /// What the agent does at start and every few seconds.
@@ -191,16 +190,6 @@ impl Observer {
         self.wait_for_looks(self.looks().len() + 3);
         self.looks()
     }
-}
-
-/// Runs `work` on a thread in the namespace.
-pub(crate) fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> T + Send) -> T {
-    let namespace = File::open(netns.path()).unwrap();
-    let enter_and_work = || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-        work()
-    };
-    std::thread::scope(|scope| scope.spawn(enter_and_work).join().unwrap())
 }
 
 /// Runs a future as the agent does: on one thread.

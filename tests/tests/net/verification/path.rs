@@ -7,7 +7,6 @@ use ovl_tests::dialogue::Dialogue;
 use ovl_tests::netns::{self, Netns};
 use ovl_tests::wait::wait_for;
 
-use crate::firewall::host::inside;
 use crate::overlay::SOON;
 
 /// Inside the overlay.
@@ -60,7 +59,7 @@ impl Way {
 
     /// Runs `work` on a thread in the router.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        inside(&self.router, work)
+        self.router.inside(work).unwrap()
     }
 
     /// Starts a server that sends back what it gets, on a TCP port of all addresses.

@@ -7,14 +7,14 @@ use ovl_agent::netlink::watch_rulesets;
 use ovl_tests::command::Cmd;
 use ovl_tests::netns::{self, Netns};
 
-use crate::firewall::host::{block_on, inside};
+use crate::firewall::host::block_on;
 use crate::overlay::SOON;
 
 /// Watches in a namespace of its own while `work` is done, which is told how often something changed.
 fn watching(work: impl AsyncFnOnce(&Cell<usize>) + Send) {
     netns::sweep_stale().unwrap();
     let netns = Netns::create(&netns::unique_prefix("rules")).unwrap();
-    inside(&netns, || {
+    netns.inside(|| {
         block_on(async {
             let changes = Cell::new(0);
             tokio::select! {
