@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow};
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::warn;
 
@@ -59,8 +59,6 @@ const LOOK_AT_HOOKS: Duration = Duration::from_secs(3);
 const RESYNC: Duration = Duration::from_mins(1);
 /// So many passes in a row that changed something are no burst any more.
 const RESTLESS: u32 = 10;
-/// How often flows that have fallen idle are looked for.
-const LOOK_AT_FLOWS: Duration = Duration::from_secs(30);
 /// How often the programs are told that we are alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// When to try again after a renewal that failed.
@@ -121,13 +119,10 @@ impl Agent {
         let (send_updates, mut updates) = mpsc::channel(1024);
         let mut watching = std::pin::pin!(store.watch(send_updates));
         let events = Arc::clone(&self.events);
-        let kernel_events = tokio::spawn(netlink::watch(Arc::clone(&events)));
-        let seen = Arc::clone(&events);
-        let rule_events = tokio::spawn(netlink::watch_rulesets(move || seen.note_rules()));
+        let _watching = watch_kernel(&events);
         let mut resync = ticker(RESYNC);
         let mut look_at_hooks = ticker(LOOK_AT_HOOKS);
         let mut heartbeat = ticker(HEARTBEAT);
-        let mut look_at_flows = ticker(LOOK_AT_FLOWS);
         let mut idle_flows = Errand::idle();
         let mut look_at_rules = ticker(Duration::from_secs(self.args.iptables_resync));
         let mut rules = Errand::idle();
@@ -139,11 +134,11 @@ impl Agent {
         let mut config = Errand::idle();
         let mut due = Due::default();
         let mut is_watching = true;
-        let served = loop {
+        loop {
             // Whether our lease may look otherwise than before.
             let mut is_news = false;
             tokio::select! {
-                () = signals.wait() => break Ok(()),
+                () = signals.wait() => return Ok(()),
                 // It ends only when the channel does. Were it to end before, the loop must neither spin nor stop.
                 () = &mut watching, if is_watching => is_watching = false,
                 Some(update) = updates.recv() => {
@@ -163,6 +158,7 @@ impl Agent {
                 _ = resync.tick() => {
                     self.doubt_ways();
                     due.for_events();
+                    self.look_at_flows().into_iter().for_each(|look| idle_flows.begin(look));
                 }
                 _ = look_at_hooks.tick() => due.for_hooks(),
                 _ = heartbeat.tick() => self.beat(loop_end, notify),
@@ -172,9 +168,6 @@ impl Agent {
                 question = loop_end.question() => {
                     let _gone = question.send(self.facts());
                 }
-                _ = look_at_flows.tick(), if idle_flows.is_idle() => if let Some(look) = self.look_at_flows() {
-                    idle_flows.begin(look);
-                },
                 () = idle_flows.done() => {}
                 _ = look_at_rules.tick() => if let Some(look) = self.look_at_rules() {
                     rules.begin(look);
@@ -207,7 +200,7 @@ impl Agent {
                 look = due.now() => {
                     let started = Instant::now();
                     if timeout(PASS_LIMIT, self.pass(look)).await.is_err() {
-                        break Err(stuck());
+                        return Err(stuck());
                     }
                     self.beat(loop_end, notify);
                     if self.are_rules_outdated() {
@@ -215,7 +208,7 @@ impl Agent {
                     }
                     due.passed(look, started, self.pause(look));
                 }
-                ended = &mut self.connection => break Err(broken(ended)),
+                ended = &mut self.connection => return Err(broken(ended)),
                 () = sleep_until(readvertise_at), if term.is_idle() && self.is_misadvertised() => {
                     readvertise_at = Instant::now() + LOOK_AGAIN;
                     term.begin(self.readvertise(store));
@@ -225,10 +218,7 @@ impl Agent {
             if is_news && term.is_idle() && self.is_lost() {
                 term.begin(self.renew(store));
             }
-        };
-        kernel_events.abort();
-        rule_events.abort();
-        served
+        }
     }
 
     fn pause(&self, look: Look) -> Pause {
@@ -273,6 +263,15 @@ impl Agent {
             warn!("{error:#}; the programs will leave everything to the kernel");
         }
     }
+}
+
+/// Notes what the kernel says, for as long as the result is kept.
+fn watch_kernel(events: &Arc<KernelEvents>) -> JoinSet<()> {
+    let mut watching = JoinSet::new();
+    watching.spawn(netlink::watch(Arc::clone(events)));
+    let rules = Arc::clone(events);
+    watching.spawn(netlink::watch_rulesets(move || rules.note_rules()));
+    watching
 }
 
 fn stuck() -> anyhow::Error {

@@ -1,10 +1,10 @@
 //! `ovl-agent cleanup`: removes what agents made in this network namespace, and nothing else.
 //!
 //! What is ours is known by the same marks as in the tables (ARCHITECTURE.md, "Ownership"), without a store: aliases of
-//! devices, the protocol number of routes, names and priority of filters. With `--flannel` also what flanneld leaves
+//! devices, the protocol number of routes, names and priority of filters, the folder of pins. With `--flannel` also what flanneld leaves
 //! when it ends, which is all of it; that has no marks but names, and `subnet.env` for its ranges.
 //!
-//! tcx links and maps went with the process that had them. Not removed: the clsact qdisc, which others may use; sysctls,
+//! Not removed: the clsact qdisc, which others may use; sysctls,
 //! whose former values nobody knows; what the CNI plugin made; the lease, which ends by itself.
 
 use std::io::Write as _;
@@ -21,11 +21,13 @@ mod devices;
 mod files;
 mod filters;
 mod managers;
+mod pins;
 mod routes;
 
 use files::Ranges;
 
 /// Options of `cleanup`.
+#[expect(clippy::struct_excessive_bools, reason = "flags, one field each")]
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "The lease in the store is left to expire, 24 hours after its last renewal; until then this node \
@@ -36,6 +38,10 @@ pub struct CleanupArgs {
     /// Also remove what flanneld left: its devices, its routes, its firewall rules.
     #[arg(long)]
     pub flannel: bool,
+    /// Only remove what is BPF: the programs, where they are attached, and their maps. Connections go on by the kernel's
+    /// own devices. For the step to a version with other maps.
+    #[arg(long, conflicts_with = "flannel")]
+    pub only_pins: bool,
     /// Only say what would be removed.
     #[arg(long)]
     pub dry_run: bool,
@@ -84,6 +90,13 @@ async fn clean(args: &CleanupArgs) -> Result<()> {
         Ok(found) => report.remove(&handle, found).await,
         Err(error) => report.failed("the tc filters", &error),
     }
+    match pins::find() {
+        Ok(found) => report.remove(&handle, found).await,
+        Err(error) => report.failed("the pinned programs", &error),
+    }
+    if args.only_pins {
+        return report.finish();
+    }
     match devices::find(&handle, args.flannel).await {
         Ok(devices) => {
             match routes::find(&handle, &devices, &ranges).await {
@@ -128,6 +141,7 @@ enum Removal {
     Device(u32),
     File(PathBuf),
     Folder(PathBuf),
+    Pins(PathBuf),
 }
 
 impl Removal {
@@ -138,6 +152,7 @@ impl Removal {
             Self::Device(ifindex) => devices::remove(handle, ifindex).await,
             Self::File(path) => files::absent_is_success(std::fs::remove_file(path)),
             Self::Folder(path) => files::absent_is_success(std::fs::remove_dir(path)),
+            Self::Pins(path) => crate::bpf::pins::remove_folder(&path),
         }
     }
 }

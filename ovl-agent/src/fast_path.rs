@@ -189,7 +189,7 @@ impl FastPath {
             self.carry_tcp = sysctl::make_conntrack_liberal(self.carry_tcp);
         }
         let remotes = self.carried(cluster.remotes);
-        let nodes: BTreeMap<IpKey, ()> = cluster.nodes.iter().map(|node| (IpKey::from(*node), ())).collect();
+        let nodes = cluster.nodes.iter().map(|node| (IpKey::from(*node), ())).collect();
         let is_direct = remotes.values().any(|remote| remote.travel == Travel::Direct as u8);
         self.wanted_hooks = hooks(&node.underlay, is_direct, places);
         let config = BTreeMap::from([((), self.config(node, cluster, places))]);
@@ -322,10 +322,9 @@ impl FastPath {
 }
 
 fn tunnel_row(family: Family, node: &Node, cluster: &Cluster<'_>, places: &Places<'_>) -> TunnelRow {
-    let none = bytemuck::Zeroable::zeroed();
     let (Some(tunnel), Some(address)) = (cluster.tunnels.get(family), node.underlay.addresses.get(family))
     else {
-        return none;
+        return bytemuck::Zeroable::zeroed();
     };
     TunnelRow {
         address: IpKey::from(*address),

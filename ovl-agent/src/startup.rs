@@ -216,6 +216,7 @@ pub async fn fast_path(
         }
         Err(error) if args.strict => bail!("eBPF does not work here and --strict is set: {error:#}"),
         Err(error) => {
+            // Programs that an earlier agent left, if any, leave everything to the kernel once their deadline is past.
             warn!("eBPF does not work here, the kernel path carries everything: {error:#}");
             Ok(Loaded { fast_path: None, reason: format!("{error:#}") })
         }

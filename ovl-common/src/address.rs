@@ -41,14 +41,8 @@ impl IpKey {
 
     /// The address as four numbers in the order of the bytes.
     #[inline(always)]
-    pub const fn words(self) -> [u32; 4] {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
-        [
-            u32::from_be_bytes([a, b, c, d]),
-            u32::from_be_bytes([e, f, g, h]),
-            u32::from_be_bytes([i, j, k, l]),
-            u32::from_be_bytes([m, n, o, p]),
-        ]
+    pub fn words(self) -> [u32; 4] {
+        bytemuck::cast::<[u8; 16], [[u8; 4]; 4]>(self.0).map(u32::from_be_bytes)
     }
 
     /// The last four bytes: the IPv4 address where the key is v4-mapped.

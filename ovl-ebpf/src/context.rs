@@ -119,7 +119,7 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn from_this_host(&self) -> bool {
+    fn is_own(&self) -> bool {
         self.context().ingress_ifindex == 0
     }
 

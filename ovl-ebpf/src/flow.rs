@@ -149,6 +149,9 @@ mod tests {
 
     use super::*;
 
+    type Answer = Result<(), Reason>;
+    type Change = fn(&mut Flow);
+
     const NOW: u64 = 1000;
 
     fn half() -> Half {
@@ -159,8 +162,7 @@ mod tests {
     fn a_direction_is_good_for_a_while_and_an_epoch() {
         let good = Flow { out: half(), into: half(), port: 21, ..Flow::default() };
         let usage = |direction| Usage { direction, port: 21, now: NOW, epoch: 7, bytes: 100 };
-        type Change = fn(&mut Flow);
-        let table: [(&str, Change, Result<(), Reason>, Result<(), Reason>); 8] = [
+        let table: [(&str, Change, Answer, Answer); 8] = [
             ("good", |_| {}, Ok(()), Ok(())),
             ("out unseen", |f| f.out = Half::default(), Err(Reason::NoFlow), Err(Reason::OneWay)),
             ("in unseen", |f| f.into = Half::default(), Err(Reason::OneWay), Err(Reason::NoFlow)),

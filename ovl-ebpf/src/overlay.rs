@@ -62,7 +62,7 @@ fn decide<I: IpHeader, P: Packet, T: Tables>(
         return Err(verify::<I, P, T>(packet, tables, active, Direction::Out, 0));
     }
     let device = packet.ifindex();
-    if is_tunnel && packet.from_this_host() {
+    if is_tunnel && packet.is_own() {
         if device == active.config.tunnel_v4.device {
             return wrap::<I, Ipv4, P, T>(packet, tables, active);
         }
@@ -169,7 +169,7 @@ mod tests {
         for (outer, device) in [(Family::V4, OVERLAY), (Family::V6, OVERLAY6)] {
             let tables = tables_over(Travel::Vxlan, outer);
             let mut frame = to_tunnel(Family::V4, device);
-            frame.from_this_host = true;
+            frame.is_own = true;
             let before = frame.clone();
             let verdict = to_overlay(&mut frame, &tables);
             assert_eq!(verdict, Verdict::Send { ifindex: UNDERLAY, next_hop: None });

@@ -47,7 +47,7 @@ pub trait Packet {
     fn to_this_host(&self) -> bool;
 
     /// Whether this host made the packet, rather than forwards it.
-    fn from_this_host(&self) -> bool;
+    fn is_own(&self) -> bool;
 
     /// Index of the interface the program runs on.
     fn ifindex(&self) -> u32;

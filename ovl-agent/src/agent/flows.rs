@@ -13,7 +13,7 @@ use ovl_common::wire::TCP;
 use ovl_common::{Flow, FlowKey};
 use tracing::{debug, warn};
 
-use super::{Agent, LOOK_AT_FLOWS};
+use super::{Agent, RESYNC};
 use crate::bpf::FlowMap;
 use crate::cli::FastPath;
 use crate::conntrack::{Conntrack, Tuple};
@@ -56,7 +56,7 @@ fn prolong_idle(flows: &FlowMap) -> Result<usize> {
 fn fell_idle(key: &FlowKey, flow: &Flow, now: Duration) -> bool {
     let last = Duration::from_nanos(flow.out.last.max(flow.into.last));
     let since = now.saturating_sub(last);
-    key.protocol == TCP && !last.is_zero() && since >= LOOK_AT_FLOWS && since < LOOK_AT_FLOWS * 3
+    key.protocol == TCP && !last.is_zero() && since >= RESYNC && since < RESYNC * 3
 }
 
 fn tuple(key: &FlowKey) -> Tuple {

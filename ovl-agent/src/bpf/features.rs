@@ -42,9 +42,9 @@ pub(crate) fn takes_room(programs: &mut Ebpf, bytes: i32, flags: u64) -> Option<
     }
     let mut context = [0; CONTEXT];
     let mut set = |at: usize, bytes: [u8; 4]| context[at..at + 4].copy_from_slice(&bytes);
-    let [a, b, c, d, e, f, g, h] = flags.to_ne_bytes();
-    set(MARK, [a, b, c, d]);
-    set(PRIORITY, [e, f, g, h]);
+    let [mark, priority]: [[u8; 4]; 2] = bytemuck::cast(flags);
+    set(MARK, mark);
+    set(PRIORITY, priority);
     set(CB, bytes.to_ne_bytes());
     let run = TestRunOptions {
         data_in: Some(&PACKET),

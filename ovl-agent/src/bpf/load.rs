@@ -93,30 +93,30 @@ impl DataPlane {
             tracing::debug!("cannot raise the locked-memory limit: {error}");
         }
         let coarse = u8::from(features::has_coarse_clock());
-        let mut loader = EbpfLoader::new();
-        loader.override_global("OVL_COARSE", &coarse, true).map_max_entries(FLOWS.name, max_flows);
+        let mut object_loader = EbpfLoader::new();
+        object_loader.override_global("OVL_COARSE", &coarse, true).map_max_entries(FLOWS.name, max_flows);
         for (name, shape) in pinned_maps(max_flows) {
             let Some(pins) = pins else { break };
             let path = pins.map(name);
             check_map(&path, shape)
                 .map_err(|error| failed("taking over a pinned map", format!("{error:#}"), NO_PIN))?;
-            loader.map_pin_path(name, path);
+            object_loader.map_pin_path(name, path);
         }
         let mut programs =
-            loader.load(object).map_err(|error| from_kernel("creating the BPF maps", &error))?;
+            object_loader.load(object).map_err(|error| from_kernel("creating the BPF maps", &error))?;
         for program in Program::ALL {
             let step = format!("loading BPF program {}", program.name());
-            let loaded: &mut SchedClassifier = programs
+            let classifier: &mut SchedClassifier = programs
                 .program_mut(program.name())
                 .ok_or_else(|| failed(step.as_str(), "the object has no such program", BAD_OBJECT))?
                 .try_into()
                 .map_err(|error| failed(step.as_str(), error, BAD_OBJECT))?;
-            loaded.load().map_err(|error| from_kernel(step.as_str(), &error))?;
+            classifier.load().map_err(|error| from_kernel(step.as_str(), &error))?;
             if let Some(pins) = pins {
                 // What was there stays loaded as long as it is attached.
                 let path = pins.program(program);
                 Pins::remove(&path).map_err(|error| failed(step.as_str(), format!("{error:#}"), NO_PIN))?;
-                loaded.pin(&path).map_err(|error| from_kernel(step, &error))?;
+                classifier.pin(&path).map_err(|error| from_kernel(step, &error))?;
             }
         }
         Ok(Self {

@@ -120,6 +120,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a temporary folder");
         let folder = root.path().join("ovl");
         let args = CleanupArgs {
+            only_pins: false,
             flannel: false,
             dry_run: true,
             force: false,

@@ -11,6 +11,7 @@ use crate::packet::{IP, Packet, tunnel_length};
 const POISON: u8 = 0xa5;
 
 /// Bytes with the properties that a socket buffer has besides.
+#[expect(clippy::struct_excessive_bools, reason = "they are the properties of a packet, one field each")]
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// The bytes.
@@ -21,8 +22,8 @@ pub struct Frame {
     pub tagged: bool,
     /// What [`Packet::to_this_host`] says.
     pub to_this_host: bool,
-    /// What [`Packet::from_this_host`] says.
-    pub from_this_host: bool,
+    /// What [`Packet::is_own`] says.
+    pub is_own: bool,
     /// What [`Packet::mark`] says.
     pub mark: u32,
     /// What [`Packet::segment_size`] says.
@@ -39,7 +40,7 @@ impl Frame {
             ifindex,
             tagged: false,
             to_this_host: true,
-            from_this_host: false,
+            is_own: false,
             mark: 0,
             segment_size: None,
             rigid: false,
@@ -92,8 +93,8 @@ impl Packet for Frame {
         self.to_this_host
     }
 
-    fn from_this_host(&self) -> bool {
-        self.from_this_host
+    fn is_own(&self) -> bool {
+        self.is_own
     }
 
     fn ifindex(&self) -> u32 {

@@ -14,7 +14,7 @@ use crate::overlay::SOON;
 fn watching(work: impl AsyncFnOnce(&Cell<usize>) + Send) {
     netns::sweep_stale().unwrap();
     let netns = Netns::create(&netns::unique_prefix("rules")).unwrap();
-    netns.inside(|| {
+    let watched = netns.inside(|| {
         block_on(async {
             let changes = Cell::new(0);
             tokio::select! {
@@ -23,6 +23,7 @@ fn watching(work: impl AsyncFnOnce(&Cell<usize>) + Send) {
             }
         });
     });
+    watched.unwrap();
 }
 
 /// Waits until something changed `times` times.
