@@ -18,8 +18,8 @@ pub use address::{IpKey, Mac};
 pub use config::{Config, Encapsulation, FastPath, Range, SourceCheck, Tunnel};
 pub use flow::{Flow, FlowKey, Half};
 pub use maps::{
-    ENDPOINTS, Endpoint, FLOWS, LEASES, Map, NODES, POD_MACS, PORTS, Port, Remote, STATE, STATS, Stat, TRACE,
-    Trace, Travel,
+    ENDPOINTS, Endpoint, FLOWS, IDS, LEASES, Map, NODES, POD_MACS, PORTS, Port, Remote, STATE, STATS, Stat,
+    TRACE, Trace, Travel,
 };
 pub use prefix::{IPV4_BITS, Prefix};
 pub use reason::{PROGRAMS, Program, REASONS, Reason};

@@ -30,6 +30,8 @@ pub const PORTS: Map = Map { name: "OVL_PORTS", capacity: 4096 };
 pub const POD_MACS: Map = Map { name: "OVL_POD_MACS", capacity: 4096 };
 /// Pod address → [`Endpoint`] (hash; learned by `to_pod`, pruned by the agent). Full means the slow path.
 pub const ENDPOINTS: Map = Map { name: "OVL_ENDPOINTS", capacity: 16_384 };
+/// `0u32` → the next identification of an outer IPv4 header (per-CPU array; written by the programs).
+pub const IDS: Map = Map { name: "OVL_IDS", capacity: 1 };
 /// `program × REASONS + reason` → [`Stat`] (per-CPU array; written by the programs).
 pub const STATS: Map = Map { name: "OVL_STATS", capacity: crate::PROGRAMS * crate::REASONS };
 
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn map_names_survive_the_kernel() {
-        for map in [STATE, LEASES, NODES, FLOWS, TRACE, PORTS, POD_MACS, ENDPOINTS, STATS] {
+        for map in [STATE, LEASES, NODES, FLOWS, TRACE, PORTS, POD_MACS, ENDPOINTS, IDS, STATS] {
             assert!(map.name.len() <= 15, "{} is cut at 15 bytes", map.name);
         }
     }

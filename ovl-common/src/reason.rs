@@ -106,6 +106,7 @@ reasons! {
     Unmarked "unmarked" "Not a packet that netfilter accepted of an established connection without NAT.",
     OuterChecksum "outer_checksum" "The peer wants a UDP checksum over IPv6 that a program cannot make for this packet.",
     UnknownPod "unknown_pod" "The destination is no known endpoint yet.",
+    Aggregate "aggregate" "Several UDP datagrams in one tunnel packet, which a pod could not take apart once the tunnel is stripped.",
     Ecn "ecn" "An ECN combination that RFC 6040 wants logged or dropped.",
     NotPort "not_port" "The interface is not one of the pod ports the agent named.",
     NotRouted "not_routed" "Delivered by the bridge, not through the gateway.",

@@ -13,8 +13,8 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_csum_level, bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_redirect_neigh, bpf_redirect_peer,
-    bpf_skb_adjust_room, bpf_skb_pull_data,
+    bpf_csum_level, bpf_get_hash_recalc, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room,
+    bpf_skb_pull_data,
 };
 use bytemuck::{AnyBitPattern, NoUninit};
 use ovl_common::{IpKey, Reason};
@@ -151,12 +151,6 @@ impl Packet for Skb {
     fn flow_hash(&mut self) -> u32 {
         // SAFETY: the context is valid.
         unsafe { bpf_get_hash_recalc(self.context) }
-    }
-
-    #[inline(always)]
-    fn random(&mut self) -> u16 {
-        // SAFETY: takes no argument.
-        unsafe { bpf_get_prandom_u32() as u16 }
     }
 
     #[inline(always)]

@@ -59,11 +59,11 @@ fn carry<I: IpHeader, P: Packet, T: Tables>(
     } else if remote.node.is_ipv4() {
         fits(&inner, config.tunnel_v4.mtu)?;
         admit(tables, active, Direction::Out, packet.ifindex(), &inner)?;
-        encapsulate::<I, Ipv4, P>(packet, config, remote, &inner, Hops::One)
+        encapsulate::<I, Ipv4, P, T>(packet, tables, config, remote, &inner, Hops::One)
     } else {
         fits(&inner, config.tunnel_v6.mtu)?;
         admit(tables, active, Direction::Out, packet.ifindex(), &inner)?;
-        encapsulate::<I, Ipv6, P>(packet, config, remote, &inner, Hops::One)
+        encapsulate::<I, Ipv6, P, T>(packet, tables, config, remote, &inner, Hops::One)
     }
 }
 
@@ -104,14 +104,15 @@ pub(crate) fn fits(inner: &Inner, mtu: u32) -> Result<(), Reason> {
 }
 
 #[inline(always)]
-pub(crate) fn encapsulate<I: IpHeader, O: IpHeader, P: Packet>(
+pub(crate) fn encapsulate<I: IpHeader, O: IpHeader, P: Packet, T: Tables>(
     packet: &mut P,
+    tables: &T,
     config: &Config,
     remote: &Remote,
     inner: &Inner,
     hops: Hops,
 ) -> Result<Verdict, Reason> {
-    let plan = encap::plan::<O, P>(packet, config, remote, inner)?;
+    let plan = encap::plan::<O, P, T>(packet, tables, config, remote, inner)?;
     packet.push_tunnel::<O>()?;
     // From here on the packet is neither of the two: what fails now, drops it.
     match encap::write::<I, O, P>(packet, config, remote, &plan, hops) {

@@ -6,6 +6,7 @@ use ovl_common::{Config, Reason, Remote};
 use crate::inspect::Inner;
 use crate::ip::{Family, IpHeader, Outer, pseudo_header};
 use crate::packet::{IP, Packet, inner_ip};
+use crate::tables::Tables;
 
 const ECN: u8 = 0b11;
 const ECT_0: u8 = 0b10;
@@ -27,8 +28,9 @@ pub struct Plan {
 /// checksum offload that GSO would need. Over IPv6 peers may want one (RFC 8200 section 8.1): see [`checksum`]. DF is
 /// clear and the DSCP 0, as the kernel's device has it by default.
 #[inline(always)]
-pub fn plan<O: IpHeader, P: Packet>(
+pub fn plan<O: IpHeader, P: Packet, T: Tables>(
     packet: &mut P,
+    tables: &T,
     config: &Config,
     remote: &Remote,
     inner: &Inner,
@@ -45,7 +47,7 @@ pub fn plan<O: IpHeader, P: Packet>(
     Ok(Plan {
         payload,
         source_port: source_port(packet.flow_hash(), config.source_port_min, config.source_port_max),
-        id: if O::FAMILY == Family::V4 { packet.random() } else { 0 },
+        id: if O::FAMILY == Family::V4 { tables.identifications(segments(packet, inner)) } else { 0 },
         tos: outer_ecn(inner.tos),
         is_checksummed,
     })
@@ -89,6 +91,15 @@ pub fn write<I: IpHeader, O: IpHeader, P: Packet>(
         packet.at_mut::<TunnelHeaders>(IP + O::LENGTH)?.udp.checksum = checksum;
     }
     Ok(())
+}
+
+/// How many packets on the wire this one becomes, or one more.
+#[inline(always)]
+fn segments<P: Packet>(packet: &P, inner: &Inner) -> u16 {
+    match packet.segment_size() {
+        Some(size) if size > 0 => u16::try_from(inner.length / size + 1).unwrap_or(u16::MAX),
+        Some(_) | None => 1,
+    }
 }
 
 /// What this node takes off the TTL or hop limit.

@@ -1,6 +1,6 @@
 //! `from_wire`: what another node sends to a pod here.
 
-use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6};
+use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, UDP};
 use ovl_common::{Endpoint, IpKey, Reason, SourceCheck, Travel};
 
 use crate::active::{Active, active};
@@ -76,6 +76,11 @@ fn tunnelled<O: IpHeader, I: IpHeader, P: Packet, T: Tables>(
     outer.oddity?;
     let inner = inspect::<I, P>(packet, active.config, inner_ip::<O>(), Trailer::None)?;
     fits(&inner, O::tunnel(active.config).mtu)?;
+    // What is stripped here still says that it is a tunnel's (trap T2), which TCP does not mind; a socket that wants
+    // its datagrams one by one has them taken apart by that, wrongly.
+    if inner.protocol == UDP && packet.segment_size().is_some() {
+        return Err(Reason::Aggregate);
+    }
     let congested = decap::must_mark_congestion(outer.tos, inner.tos)?;
     let endpoint = *tables.endpoint(inner.destination).ok_or(Reason::UnknownPod)?;
     admit(tables, active, Direction::Into, endpoint.ifindex, &inner)?;
@@ -257,6 +262,23 @@ mod tests {
                 assert_eq!(from_wire(&mut frame, &tables), expected, "{name} {check:?}");
             }
         }
+    }
+
+    #[test]
+    fn datagrams_that_were_aggregated_with_their_tunnel_are_the_kernels() {
+        let mut frame = from_wire_frame();
+        frame.segment_size = Some(50);
+        assert_eq!(from_wire(&mut frame, &tables(Travel::Vxlan)), Verdict::Pass(Reason::Aggregate));
+        frame.change::<Ipv4>(INNER_IP, |ip| ip.protocol = 6);
+        frame.bytes[INNER_IP + 20 + 12..INNER_IP + 20 + 14].copy_from_slice(&[0x50, 0x10]);
+        assert_eq!(from_wire(&mut frame, &tables(Travel::Vxlan)).reason(), Reason::Delivered, "TCP is not");
+        let mut plain = Frame::new(UNDERLAY, udp(PEER_POD, POD, (Mac([2; 6]), UNDERLAY_MAC), 100));
+        plain.segment_size = Some(50);
+        assert_eq!(
+            from_wire(&mut plain, &tables(Travel::Direct)).reason(),
+            Reason::Delivered,
+            "without a tunnel"
+        );
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Every map, and the packet path's view of them.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
-use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use ovl_common::{
-    Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IpKey, LEASES, Mac, NODES, POD_MACS, PORTS, Port,
+    Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IDS, IpKey, LEASES, Mac, NODES, POD_MACS, PORTS, Port,
     Program, REASONS, Reason, Remote, STATE, STATS, Stat, TRACE, Trace,
 };
 use ovl_ebpf::flow::Usage;
@@ -28,6 +28,8 @@ static OVL_PORTS: HashMap<u32, Port> = HashMap::with_max_entries(PORTS.capacity,
 static OVL_POD_MACS: HashMap<u32, Mac> = HashMap::with_max_entries(POD_MACS.capacity, 0);
 #[map]
 static OVL_ENDPOINTS: HashMap<IpKey, Endpoint> = HashMap::with_max_entries(ENDPOINTS.capacity, 0);
+#[map]
+static OVL_IDS: PerCpuArray<u32> = PerCpuArray::with_max_entries(IDS.capacity, 0);
 #[map]
 static OVL_STATS: PerCpuArray<Stat> = PerCpuArray::with_max_entries(STATS.capacity, 0);
 
@@ -51,6 +53,22 @@ impl Tables for Maps {
         let is_coarse = unsafe { core::ptr::read_volatile(&raw const OVL_COARSE) } != 0;
         // SAFETY: both take no argument and only read the clock.
         if is_coarse { unsafe { bpf_ktime_get_coarse_ns() } } else { unsafe { bpf_ktime_get_ns() } }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "an identification has 16 bits")]
+    fn identifications(&self, count: u16) -> u16 {
+        let Some(next) = OVL_IDS.get_ptr_mut(0) else { return 0 };
+        // SAFETY: the row is this CPU's own. Should one program interrupt another there, two packets get one number.
+        let next = unsafe { &mut *next };
+        if *next == 0 {
+            // Each CPU begins elsewhere, so that their packets to one node differ.
+            // SAFETY: takes no argument.
+            *next = unsafe { bpf_get_prandom_u32() };
+        }
+        let first = *next;
+        *next = first.wrapping_add(u32::from(count));
+        first as u16
     }
 
     #[inline(always)]

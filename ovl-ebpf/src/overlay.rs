@@ -91,7 +91,7 @@ fn wrap<I: IpHeader, O: IpHeader, P: Packet, T: Tables>(
         return Err(Reason::OtherWay);
     }
     fits(&inner, O::tunnel(config).mtu)?;
-    encapsulate::<I, O, P>(packet, config, remote, &inner, Hops::None)
+    encapsulate::<I, O, P, T>(packet, tables, config, remote, &inner, Hops::None)
 }
 
 #[cfg(test)]

@@ -64,9 +64,6 @@ pub trait Packet {
     /// A hash of the inner flow: the same for all its packets.
     fn flow_hash(&mut self) -> u32;
 
-    /// A number that the next packet will most likely not have.
-    fn random(&mut self) -> u16;
-
     /// Makes [`tunnel_length`] bytes of room behind the Ethernet header, whose content is undefined. An error leaves
     /// the packet as it was.
     fn push_tunnel<O: IpHeader>(&mut self) -> Result<(), Reason>;

@@ -12,6 +12,10 @@ pub trait Tables {
     /// Nanoseconds of `CLOCK_MONOTONIC`, exact to a few milliseconds.
     fn now(&self) -> u64;
 
+    /// The first of `count` identifications for outer IPv4 headers. Packets in a row get numbers in a row: whoever
+    /// aggregates them on their way (GRO) takes them for segments of one packet only then.
+    fn identifications(&self, count: u16) -> u16;
+
     /// The peer that holds the subnet `address` lies in.
     fn remote(&self, address: IpKey) -> Option<&Remote>;
 

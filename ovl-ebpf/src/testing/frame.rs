@@ -117,10 +117,6 @@ impl Packet for Frame {
         0x1234_5678
     }
 
-    fn random(&mut self) -> u16 {
-        0xbeef
-    }
-
     fn push_tunnel<O: IpHeader>(&mut self) -> Result<(), Reason> {
         if self.rigid {
             return Err(Reason::NoRoom);

@@ -1,6 +1,6 @@
 //! The maps in memory, filled as those of a node with one peer and one pod.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -36,6 +36,7 @@ pub struct Mem {
     endpoints: RefCell<BTreeMap<IpKey, &'static Endpoint>>,
     pod_macs: RefCell<BTreeMap<u32, &'static Mac>>,
     flows: RefCell<BTreeMap<FlowKey, Flow>>,
+    next_id: Cell<u16>,
 }
 
 impl Mem {
@@ -68,6 +69,12 @@ impl Tables for Mem {
 
     fn now(&self) -> u64 {
         self.now
+    }
+
+    fn identifications(&self, count: u16) -> u16 {
+        let first = self.next_id.get();
+        self.next_id.set(first.wrapping_add(count));
+        first
     }
 
     fn remote(&self, address: IpKey) -> Option<&Remote> {
@@ -212,6 +219,7 @@ pub fn tables_over(travel: Travel, outer: Family) -> Mem {
         endpoints: RefCell::default(),
         pod_macs: RefCell::default(),
         flows: RefCell::default(),
+        next_id: Cell::new(0xbeef),
     };
     tables.set_endpoint(POD, endpoint());
     tables.set_endpoint(POD6, endpoint());
