@@ -2,7 +2,7 @@
 
 mod attach;
 mod counters;
-pub(crate) mod features;
+pub mod features;
 mod flows;
 mod load;
 mod maps;

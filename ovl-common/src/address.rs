@@ -9,47 +9,56 @@ use bytemuck::{Pod, Zeroable};
 ///
 /// A real IPv6 packet never carries a v4-mapped address: the programs pass such a packet to the kernel before
 /// they look anything up, or it would alias an IPv4 row.
+///
+/// Words, not bytes: so that programs copy and compare it in four steps.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
-pub struct IpKey([u8; 16]);
+pub struct IpKey([u32; 4]);
+
+/// The third word of an IPv4 address.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
 impl IpKey {
     /// The key of an IPv4 address given as the four bytes of a packet.
     #[inline(always)]
-    pub const fn from_ipv4_octets([a, b, c, d]: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    pub const fn from_ipv4_octets(octets: [u8; 4]) -> Self {
+        Self([0, 0, MAPPED, u32::from_ne_bytes(octets)])
     }
 
     /// The key of an IPv6 address given as the sixteen bytes of a packet.
     #[inline(always)]
-    pub const fn from_ipv6_octets(octets: [u8; 16]) -> Self {
-        Self(octets)
+    pub fn from_ipv6_octets(octets: [u8; 16]) -> Self {
+        Self(bytemuck::cast::<[u8; 16], [[u8; 4]; 4]>(octets).map(u32::from_ne_bytes))
     }
 
     /// All sixteen bytes.
     #[inline(always)]
-    pub const fn octets(self) -> [u8; 16] {
-        self.0
+    pub fn octets(self) -> [u8; 16] {
+        bytemuck::cast(self.0)
     }
 
     /// Whether this is an IPv4 address.
     #[inline(always)]
     pub fn is_ipv4(self) -> bool {
-        let [first, second, third, _] = self.words();
-        first == 0 && second == 0 && third == 0xffff
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED
     }
 
-    /// The address as four numbers in the order of the bytes.
+    /// The address as four words in network byte order.
     #[inline(always)]
-    pub fn words(self) -> [u32; 4] {
-        bytemuck::cast::<[u8; 16], [[u8; 4]; 4]>(self.0).map(u32::from_be_bytes)
+    pub const fn words(self) -> [u32; 4] {
+        self.0
+    }
+
+    /// The key with these words in network byte order.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        Self(words)
     }
 
     /// The last four bytes: the IPv4 address where the key is v4-mapped.
     #[inline(always)]
     pub const fn ipv4_octets(self) -> [u8; 4] {
-        let [.., a, b, c, d] = self.0;
-        [a, b, c, d]
+        self.0[3].to_ne_bytes()
     }
 }
 
@@ -57,7 +66,7 @@ impl From<IpAddr> for IpKey {
     fn from(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(v4) => Self::from_ipv4_octets(v4.octets()),
-            IpAddr::V6(v6) => Self(v6.octets()),
+            IpAddr::V6(v6) => Self::from_ipv6_octets(v6.octets()),
         }
     }
 }
@@ -70,7 +79,7 @@ impl From<Ipv4Addr> for IpKey {
 
 impl From<IpKey> for IpAddr {
     fn from(key: IpKey) -> Self {
-        Ipv6Addr::from(key.0).to_canonical()
+        Ipv6Addr::from(key.octets()).to_canonical()
     }
 }
 

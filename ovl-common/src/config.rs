@@ -88,20 +88,12 @@ pub struct Range {
 
 impl Range {
     /// One that no pod's address lies in: the unspecified address alone.
-    pub const NONE: Self =
-        Self { base: IpKey::from_ipv6_octets([0; 16]), mask: IpKey::from_ipv6_octets([0xff; 16]) };
+    pub const NONE: Self = Self { base: IpKey::from_words([0; 4]), mask: IpKey::from_words([u32::MAX; 4]) };
 
     /// The range of the first `bits` bits of `base`, counted as in [`crate::Prefix`] (an IPv4 `/24` is 120).
-    #[expect(clippy::cast_possible_truncation, reason = "shifted to the byte's place")]
-    pub const fn new(base: IpKey, bits: u32) -> Self {
-        let ones = if bits == 0 { 0 } else { u128::MAX << (128 - if bits > 128 { 128 } else { bits }) };
-        let mut mask = [0; 16];
-        let mut at = 0;
-        while at < 16 {
-            mask[at] = (ones >> (120 - 8 * at)) as u8;
-            at += 1;
-        }
-        Self { base, mask: IpKey::from_ipv6_octets(mask) }
+    pub fn new(base: IpKey, bits: u32) -> Self {
+        let ones = u128::MAX.checked_shl(128u32.saturating_sub(bits)).unwrap_or(0);
+        Self { base, mask: IpKey::from_ipv6_octets(ones.to_be_bytes()) }
     }
 
     /// Whether `address` lies in it.

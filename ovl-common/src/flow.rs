@@ -18,9 +18,7 @@ pub struct FlowKey {
     /// Port of the pod there.
     pub remote_port: [u8; 2],
     /// IP protocol number.
-    pub protocol: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
+    pub protocol: u32,
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 40);

@@ -165,22 +165,17 @@ pub struct IcmpEcho {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Vxlan {
-    /// Bit 0x08: a VNI is present.
-    pub flags: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
-    /// Network identifier.
-    pub vni: [u8; 3],
-    /// Zero.
-    pub reserved2: u8,
+    /// Bit 0x08 of the first byte: a VNI is present. All others are zero.
+    pub flags: [u8; 4],
+    /// Network identifier in three bytes, and a zero.
+    pub vni: [u8; 4],
 }
 
 impl Vxlan {
     /// The header of a frame of network `vni` (0 to 2^24-1; higher bits are cut).
     #[inline(always)]
     pub const fn new(vni: u32) -> Self {
-        let [_, a, b, c] = vni.to_be_bytes();
-        Self { flags: 0x08, reserved: [0; 3], vni: [a, b, c], reserved2: 0 }
+        Self { flags: [0x08, 0, 0, 0], vni: (vni << 8).to_be_bytes() }
     }
 }
 

@@ -204,16 +204,17 @@ pub(crate) fn redirect_neigh(ifindex: u32, next_hop: Option<IpKey>) -> i32 {
         // SAFETY: a null pointer of length 0 asks for a route lookup.
         None => unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) },
         Some(address) => {
-            let is_ipv4 = address.is_ipv4();
-            let mut neighbour = bpf_redir_neigh {
-                nh_family: if is_ipv4 { AF_INET } else { AF_INET6 },
-                __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] },
-            };
-            if is_ipv4 {
-                neighbour.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(address.ipv4_octets());
+            let (family, words) = if address.is_ipv4() {
+                let [.., ipv4] = address.words();
+                (AF_INET, [ipv4, 0, 0, 0])
             } else {
-                neighbour.__bindgen_anon_1.ipv6_nh = address.words().map(u32::to_be);
-            }
+                (AF_INET6, address.words())
+            };
+            let mut neighbour = bpf_redir_neigh {
+                nh_family: family,
+                // An IPv4 address is the first word of the union.
+                __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words },
+            };
             let size = size_of::<bpf_redir_neigh>() as i32;
             // SAFETY: the struct is fully written and outlives the call.
             unsafe { bpf_redirect_neigh(ifindex, &raw mut neighbour, size, 0) }

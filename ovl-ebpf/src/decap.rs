@@ -50,10 +50,11 @@ pub fn outer<O: IpHeader, P: Packet>(packet: &P, config: &Config) -> Result<Oute
         return Err(Reason::BadLength);
     }
     let expected = Vxlan::new(tunnel.vni);
-    if headers.vxlan.flags & expected.flags == 0 {
+    if headers.vxlan.flags[0] & expected.flags[0] == 0 {
         return Err(Reason::TunnelFlags);
     }
-    if headers.vxlan.vni != expected.vni {
+    let [[a, b, c, _], [x, y, z, _]] = [headers.vxlan.vni, expected.vni];
+    if a != x || b != y || c != z {
         return Err(Reason::OtherVni);
     }
     let oddity = if headers.vxlan != expected {

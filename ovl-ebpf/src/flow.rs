@@ -42,7 +42,7 @@ pub fn key(direction: Direction, inner: &Inner) -> FlowKey {
         Direction::Out => (inner.source, inner.destination, inner.source_port, inner.destination_port),
         Direction::Into => (inner.destination, inner.source, inner.destination_port, inner.source_port),
     };
-    FlowKey { local, remote, local_port, remote_port, protocol: inner.protocol, reserved: [0; 3] }
+    FlowKey { local, remote, local_port, remote_port, protocol: inner.protocol.into() }
 }
 
 /// Whether a packet may take the fast path, as far as its flow is concerned. One that begins or ends a connection may

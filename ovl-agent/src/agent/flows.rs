@@ -56,13 +56,13 @@ fn prolong_idle(flows: &FlowMap) -> Result<usize> {
 fn fell_idle(key: &FlowKey, flow: &Flow, now: Duration) -> bool {
     let last = Duration::from_nanos(flow.out.last.max(flow.into.last));
     let since = now.saturating_sub(last);
-    key.protocol == TCP && !last.is_zero() && since >= RESYNC && since < RESYNC * 3
+    key.protocol == u32::from(TCP) && !last.is_zero() && since >= RESYNC && since < RESYNC * 3
 }
 
 fn tuple(key: &FlowKey) -> Tuple {
     let socket = |address, port| SocketAddr::new(IpAddr::from(address), u16::from_be_bytes(port));
     Tuple {
-        protocol: key.protocol,
+        protocol: TCP,
         source: socket(key.local, key.local_port),
         destination: socket(key.remote, key.remote_port),
     }
@@ -81,8 +81,7 @@ mod tests {
             remote: IpKey::from_ipv4_octets([10, 42, 7, 2]),
             local_port: 40000u16.to_be_bytes(),
             remote_port: 80u16.to_be_bytes(),
-            protocol: TCP,
-            reserved: [0; 3],
+            protocol: TCP.into(),
         };
         let now = Duration::from_secs(1000);
         let at = |seconds: u64| Half { last: seconds * 1_000_000_000, ..Half::default() };

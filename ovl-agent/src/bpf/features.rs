@@ -6,33 +6,33 @@ use aya::sys::{BpfHelper, is_helper_supported};
 use tracing::debug;
 
 /// The name of the program that only asks.
-pub(crate) const PROBE: &str = "probe_room";
+pub const PROBE: &str = "probe_room";
 
 /// `bpf_skb_adjust_room`'s flags (`linux/bpf.h`).
-pub(crate) const FIXED_GSO: u64 = 1 << 0;
+pub const FIXED_GSO: u64 = 1 << 0;
 const ENCAP_L3_IPV4: u64 = 1 << 1;
 const ENCAP_L4_UDP: u64 = 1 << 4;
-pub(crate) const NO_CSUM_RESET: u64 = 1 << 5;
+pub const NO_CSUM_RESET: u64 = 1 << 5;
 const ENCAP_L2_ETH: u64 = 1 << 6;
-pub(crate) const DECAP_L3_IPV6: u64 = 1 << 8;
+pub const DECAP_L3_IPV6: u64 = 1 << 8;
 const ENCAP_L2_SHIFT: u32 = 56;
 
 /// What the programs ask for to make room for VXLAN.
-pub(crate) const ENCAP_VXLAN: u64 =
+pub const ENCAP_VXLAN: u64 =
     FIXED_GSO | NO_CSUM_RESET | ENCAP_L3_IPV4 | ENCAP_L4_UDP | ENCAP_L2_ETH | 14 << ENCAP_L2_SHIFT;
 
 /// Whether programs may read the clock of the last tick, which costs a third of the exact one (since 5.11).
-pub(crate) fn has_coarse_clock() -> bool {
+pub fn has_coarse_clock() -> bool {
     has_helper(BpfHelper::BPF_FUNC_ktime_get_coarse_ns).unwrap_or(true)
 }
 
 /// Whether tc programs may call a helper.
-pub(crate) fn has_helper(helper: BpfHelper) -> Result<bool, ProgramError> {
+pub fn has_helper(helper: BpfHelper) -> Result<bool, ProgramError> {
     is_helper_supported(ProgramType::SchedClassifier, helper)
 }
 
 /// Whether the kernel changes a packet's room by `bytes` with `flags`; `None` where it cannot be asked.
-pub(crate) fn takes_room(programs: &mut Ebpf, bytes: i32, flags: u64) -> Option<bool> {
+pub fn takes_room(programs: &mut Ebpf, bytes: i32, flags: u64) -> Option<bool> {
     let program: &mut SchedClassifier = programs.program_mut(PROBE)?.try_into().ok()?;
     if program.fd().is_err()
         && let Err(error) = program.load()

@@ -152,7 +152,7 @@ pub fn dropped_from_wire() -> Vec<(&'static str, Change, Reason, bool)> {
             "unknown node, gbp",
             |f| {
                 outer(f, |i| i.source = [192, 0, 2, 99]);
-                f.change::<Vxlan>(VXLAN, |v| v.flags = 0x88);
+                f.change::<Vxlan>(VXLAN, |v| v.flags[0] = 0x88);
             },
             Reason::UnknownNode,
             false,
@@ -202,11 +202,11 @@ pub fn left_to_the_kernel_from_wire() -> Vec<(&'static str, Change, Reason)> {
         ("outer length", |f| outer(f, |i| i.total_length = [0, 100]), Reason::BadLength),
         ("udp length", |f| f.change::<Udp>(UDP, |u| u.length = [0, 9]), Reason::BadLength),
         ("udp length 0", |f| f.change::<Udp>(UDP, |u| u.length = [0; 2]), Reason::BadLength),
-        ("no vni bit", |f| f.change::<Vxlan>(VXLAN, |v| v.flags = 0), Reason::TunnelFlags),
-        ("gbp bit", |f| f.change::<Vxlan>(VXLAN, |v| v.flags = 0x88), Reason::TunnelFlags),
-        ("reserved bits", |f| f.change::<Vxlan>(VXLAN, |v| v.reserved[1] = 1), Reason::TunnelFlags),
-        ("last reserved byte", |f| f.change::<Vxlan>(VXLAN, |v| v.reserved2 = 1), Reason::TunnelFlags),
-        ("another vni", |f| f.change::<Vxlan>(VXLAN, |v| v.vni = [0, 0, 2]), Reason::OtherVni),
+        ("no vni bit", |f| f.change::<Vxlan>(VXLAN, |v| v.flags[0] = 0), Reason::TunnelFlags),
+        ("gbp bit", |f| f.change::<Vxlan>(VXLAN, |v| v.flags[0] = 0x88), Reason::TunnelFlags),
+        ("reserved bits", |f| f.change::<Vxlan>(VXLAN, |v| v.flags[2] = 1), Reason::TunnelFlags),
+        ("last reserved byte", |f| f.change::<Vxlan>(VXLAN, |v| v.vni[3] = 1), Reason::TunnelFlags),
+        ("another vni", |f| f.change::<Vxlan>(VXLAN, |v| v.vni = [0, 0, 2, 0]), Reason::OtherVni),
         ("inner mac", |f| f.change::<Ethernet>(INNER, |e| e.destination = Mac([2; 6])), Reason::InnerMac),
         ("inner group", |f| f.change::<Ethernet>(INNER, |e| e.destination = Mac([255; 6])), Reason::InnerMac),
         ("inner arp", |f| f.change::<Ethernet>(INNER, |e| e.ethertype = [8, 6]), Reason::NotIp),

@@ -8,15 +8,15 @@ use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use nix::sched::{CloneFlags, unshare};
-use ovl_agent::bpf::Abi;
+use ovl_agent::bpf::{Abi, features};
 use ovl_common::{
     Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IpKey, LEASES, Mac, NODES, POD_MACS, PORTS, Port,
     Prefix, Program, REASONS, Reason, Remote, STATE, STATS, Stat, Travel,
 };
 use ovl_ebpf::ip::Family;
 use ovl_ebpf::testing::{
-    Frame, GATEWAY, OVERLAY, POD, POD_PORT, POD6, UNDERLAY, UNDERLAY_MAC, VTEP, config, endpoint, nodes,
-    remote, remote_subnets,
+    Frame, GATEWAY, OVERLAY, OVERLAY6, POD, POD_PORT, POD6, UNDERLAY, UNDERLAY_MAC, VTEP, config, endpoint,
+    nodes, remote, remote_subnets,
 };
 
 /// What programs return (`linux/pkt_cls.h`).
@@ -53,9 +53,14 @@ impl Programs {
         interface(POD_PORT, "pod", GATEWAY);
         interface(UNDERLAY, "underlay", UNDERLAY_MAC);
         interface(OVERLAY, "overlay", VTEP);
+        interface(OVERLAY6, "overlay6", VTEP);
         let object = ovl_tests::artifacts::bpf_object().expect("built by cargo xtask");
-        let mut ebpf =
-            EbpfLoader::new().override_global("OVL_POISON", &POISON, true).load_file(object).expect("loads");
+        let coarse = u8::from(features::has_coarse_clock());
+        let mut ebpf = EbpfLoader::new()
+            .override_global("OVL_POISON", &POISON, true)
+            .override_global("OVL_COARSE", &coarse, true)
+            .load_file(object)
+            .expect("loads");
         for program in Program::ALL {
             let found = ebpf.program_mut(program.name()).expect("in the object");
             let classifier: &mut SchedClassifier = found.try_into().expect("a classifier");
@@ -120,6 +125,17 @@ impl Programs {
     pub(crate) fn flows(&mut self) -> Vec<(FlowKey, Flow)> {
         let flows: HashMap<_, Abi<FlowKey>, Abi<Flow>> = self.map(FLOWS.name);
         flows.iter().map(|row| row.expect("readable")).map(|(Abi(key), Abi(flow))| (key, flow)).collect()
+    }
+
+    /// Whether this kernel (6.3 and later) turns a packet of one family into one of the other when it is stripped.
+    pub(crate) fn changes_families(&mut self) -> bool {
+        let flags = features::FIXED_GSO | features::NO_CSUM_RESET | features::DECAP_L3_IPV6;
+        features::takes_room(&mut self.ebpf, -50, flags).expect("the probe runs")
+    }
+
+    /// Whether this kernel (5.13 and later) makes room for VXLAN.
+    pub(crate) fn makes_room(&mut self) -> bool {
+        features::takes_room(&mut self.ebpf, 50, features::ENCAP_VXLAN).expect("the probe runs")
     }
 
     /// How often a program has given a reason.
