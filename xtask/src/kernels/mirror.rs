@@ -1,6 +1,7 @@
 //! Debian's mirror, the one that apt uses here, with lists of packages of our own: those of this machine stay as they
 //! are, and know the kernels of one Debian only.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,6 +25,8 @@ const FRESH: Duration = Duration::from_hours(12);
 pub(super) struct Mirror {
     folder: PathBuf,
     options: Vec<String>,
+    /// Whether this run has asked for the lists.
+    asked: Cell<bool>,
 }
 
 impl Mirror {
@@ -50,7 +53,7 @@ impl Mirror {
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
             "Debug::NoLocking=1".to_owned(),
         ];
-        Ok(Self { folder, options })
+        Ok(Self { folder, options, asked: Cell::new(false) })
     }
 
     /// The releases of a series that the mirror has, the newest first.
@@ -87,8 +90,10 @@ impl Mirror {
         let updated =
             shell::run_quietly(self.apt("apt-get").arg("update"), "fetching the lists of Debian's kernels");
         ovl_tests::interrupt::check()?;
+        self.asked.set(true);
         if let Err(error) = updated {
             println!("    some lists can't be had: {error:#}");
+            return Ok(());
         }
         let stamp = self.stamp();
         fs::write(&stamp, "").with_context(|| format!("write {}", stamp.display()))
@@ -96,7 +101,7 @@ impl Mirror {
 
     fn is_fresh(&self) -> bool {
         let modified = self.stamp().metadata().and_then(|metadata| metadata.modified());
-        modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < FRESH))
+        self.asked.get() || modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < FRESH))
     }
 
     /// Makes the next question fetch the lists.
