@@ -169,8 +169,9 @@ impl Node {
         }
         self.netns.ip(&format!("link add {POD_BRIDGE} mtu {} type bridge", subnet.mtu))?;
         // A bridge without an address of its own takes its ports' lowest and changes it as pods come and go, while pods
-        // remember the old one.
-        let mac = links::mac(&self.netns, POD_BRIDGE)?;
+        // remember the old one. It must be another than the bridge has: on 5.10 one that is set again never gets into
+        // the forwarding table, and packets to it are lost.
+        let mac = bridge_mac(subnet.subnets.first().gateway);
         self.netns.ip(&format!("link set {POD_BRIDGE} address {mac} up"))?;
         for subnet in subnet.subnets.iter() {
             self.netns
@@ -194,6 +195,18 @@ impl Traits {
             "net.ipv6.conf.default.router_solicitations=0",
         ])
     }
+}
+
+/// The MAC of a bridge that has this address, formed as the CNI bridge plugin used to do.
+fn bridge_mac(gateway: IpAddr) -> String {
+    let [a, b, c, d] = match gateway {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            [a, b, c, d]
+        }
+    };
+    format!("0a:58:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
 /// A mount namespace with the `/sys` of `netns` and a BPF file system, held by the returned descriptor.

@@ -3,6 +3,7 @@
 mod ci;
 mod demo;
 mod ebpf;
+mod kernels;
 mod machine;
 mod median;
 mod probe;
@@ -37,6 +38,8 @@ enum Task {
     Scale(scale::Options),
     /// Runs the tests, everything unless told.
     Test(test::Options),
+    /// Runs the tests of what kernels differ in on Debian's kernels, booted in QEMU.
+    Kernels(kernels::Options),
     /// Runs what CI runs: format, lints, documentation, tests, a short demo.
     Ci,
 }
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Scale(options) => scale::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Kernels(options) => kernels::run(&options),
         Task::Ci => ci::run(),
     });
     match done {

@@ -40,6 +40,18 @@ pub(crate) const INSPECTION: &[Tool] = &[
     ("sha256sum", "coreutils"),
 ];
 
+/// What fetches other kernels and boots them.
+pub(crate) const KERNELS: &[Tool] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
+    ("modprobe", "kmod"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
+    ("xargs", "findutils"),
+];
+
 /// Makes sure that the programs are there.
 pub(crate) fn ensure(tools: &[&[Tool]]) -> Result<()> {
     let missing = tools

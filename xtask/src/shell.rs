@@ -103,7 +103,7 @@ fn line_of(command: &Command) -> String {
 }
 
 /// One line that grows older: rewritten every second on a terminal, repeated now and then in a log.
-struct Progress {
+pub(crate) struct Progress {
     what: String,
     start: Instant,
     shown: Duration,
@@ -111,14 +111,16 @@ struct Progress {
 }
 
 impl Progress {
-    fn start(what: &str) -> Self {
+    /// Shows the line for the first time.
+    pub(crate) fn start(what: &str) -> Self {
         let terminal = std::io::stdout().is_terminal();
         let progress = Self { what: what.to_owned(), start: Instant::now(), shown: Duration::ZERO, terminal };
         progress.show(if terminal { "" } else { "\n" });
         progress
     }
 
-    fn tick(&mut self) {
+    /// Shows it again when it is time to.
+    pub(crate) fn tick(&mut self) {
         let elapsed = self.start.elapsed();
         let interval = Duration::from_secs(if self.terminal { 1 } else { 30 });
         if elapsed >= self.shown + interval {
@@ -127,7 +129,8 @@ impl Progress {
         }
     }
 
-    fn finish(&self) {
+    /// Shows it for the last time.
+    pub(crate) fn finish(&self) {
         if self.terminal || self.start.elapsed() >= Duration::from_secs(1) {
             self.show("\n");
         }

@@ -129,7 +129,8 @@ fn a_killed_agents_filters_are_removed_by_the_next_one_whatever_its_mode() {
     )
     .unwrap();
     assert_eq!(overlay.pods[0].host_interface(), "veth0");
-    assert_eq!(filters(&overlay).matches("pref 111 bpf chain 0 handle").count(), 3, "{}", filters(&overlay));
+    let all = |filters: &str| filters.matches("pref 111 bpf chain 0 handle").count() == 3;
+    wait_for("a filter on each interface", SOON, || Ok(all(&filters(&overlay)))).unwrap();
     let mut old = overlay.agents.remove(0);
     old.kill().unwrap();
     assert!(filters(&overlay).contains("from_wire"), "they outlive a killed agent");

@@ -16,7 +16,7 @@ struct Carried {
 }
 
 fn transfer(overlay: &Overlay) -> Result<Carried> {
-    const BYTES: u64 = 200 << 20;
+    const BYTES: u64 = 50 << 20;
     let measure = || -> Result<Carried> {
         let mut carried = Carried { fast: 0, tunnel_device: 0 };
         for (index, node) in overlay.topology.nodes().iter().enumerate() {

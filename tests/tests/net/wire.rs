@@ -7,13 +7,20 @@ use ovl_tests::pod::Pod;
 use ovl_tests::subnet::SubnetEnv;
 use ovl_tests::topology::{Builder, Topology};
 use ovl_tests::traffic;
+use ovl_tests::wait::wait_for;
 
-use crate::overlay::{EBPF, Overlay};
+use crate::overlay::{EBPF, Overlay, SOON};
 
 /// An overlay in eBPF, and what crossed the underlay of its first node during pings and a transfer.
 fn captured(topology: Builder, backend: &str) -> (Overlay, Pcap) {
     let overlay = Overlay::start(topology, backend, EBPF).unwrap();
-    traffic::ping_all_pairs(&overlay.pods).unwrap();
+    // The programs are on new pods' ports soon, which an emulated machine makes seconds.
+    wait_for("pings on the fast path", 4 * SOON, || {
+        traffic::ping_all_pairs(&overlay.pods)?;
+        let (out, into) = overlay.fast(0)?;
+        Ok(out > 0 && into > 0)
+    })
+    .unwrap();
     let before = overlay.fast(0).unwrap();
     let file = overlay.topology.dir().join("wire.pcap");
     let capture = Capture::start(overlay.node(0).netns(), "eth0", "", &file).unwrap();

@@ -1,0 +1,131 @@
+//! `cargo xtask kernels`: the tests of what kernels differ in, on Debian's kernels, each booted in QEMU.
+
+mod archive;
+mod binaries;
+mod core;
+mod files;
+mod guest;
+mod initramfs;
+mod kernel;
+mod mirror;
+mod release;
+mod report;
+mod series;
+mod summary;
+mod trial;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use ovl_tests::{artifacts, interrupt};
+
+use crate::kernels::binaries::Binaries;
+use crate::kernels::core::Choice;
+use crate::kernels::initramfs::Initramfs;
+use crate::kernels::kernel::Kernel;
+use crate::kernels::mirror::Mirror;
+use crate::kernels::series::Series;
+use crate::kernels::summary::Row;
+use crate::{setup, shell};
+
+/// Options of `kernels`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The kernels' series; all unless told.
+    #[arg(value_enum, value_name = "VERSION")]
+    versions: Vec<Series>,
+    /// Runs only tests whose names contain this.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    filter: String,
+    /// Runs every test, also those that are not in the core or are left out for a kernel.
+    #[arg(long)]
+    all: bool,
+    /// Says which tests would run, and which are left out and why.
+    #[arg(long)]
+    list: bool,
+}
+
+/// Runs the tests on the chosen kernels, or lists them.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let versions = if options.versions.is_empty() { &Series::ALL[..] } else { &options.versions };
+    let choice = Choice { filter: &options.filter, all: options.all };
+    if options.list {
+        let binaries = Binaries::build()?;
+        for &series in versions {
+            print!("{}", choice.listing(series, &binaries.suites));
+        }
+        return Ok(());
+    }
+    let place = Place::open()?;
+    place.run(versions, choice)
+}
+
+/// Runs the tests on the oldest kernel that has the whole fast path, and on the newest that the mirror has.
+pub(crate) fn run_for_ci() -> Result<()> {
+    let place = Place::open()?;
+    let newest = place.newest()?;
+    place.run(&[Series::V6_1, newest], Choice { filter: "", all: false })
+}
+
+/// Where kernels and logs are kept, for one run at a time.
+struct Place {
+    folder: PathBuf,
+    mirror: Mirror,
+    _lock: File,
+}
+
+impl Place {
+    fn open() -> Result<Self> {
+        if std::env::consts::ARCH != "x86_64" {
+            bail!("the kernels are for x86-64, and run the programs that are built here");
+        }
+        setup::ensure(&[setup::NETWORK, setup::INSPECTION, setup::KERNELS])?;
+        let folder = artifacts::target().join("kernels");
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let lock = lock(&folder.join("lock"))?;
+        let mirror = Mirror::open(folder.join("apt"))?;
+        Ok(Self { folder, mirror, _lock: lock })
+    }
+
+    fn newest(&self) -> Result<Series> {
+        for series in Series::ALL.into_iter().rev() {
+            match self.kernel(series) {
+                Ok(_) => return Ok(series),
+                Err(error) => println!("    no kernel {series}: {error:#}"),
+            }
+            interrupt::check()?;
+        }
+        bail!("no kernel of any series can be had")
+    }
+
+    fn kernel(&self, series: Series) -> Result<Kernel> {
+        Kernel::obtain(series, &self.mirror, &self.folder)
+    }
+
+    fn run(&self, versions: &[Series], choice: Choice<'_>) -> Result<()> {
+        let binaries = Binaries::build()?;
+        let initramfs = Initramfs::prepare(&self.folder, &binaries)?;
+        let mut rows = Vec::new();
+        for &series in versions {
+            shell::step(&format!("kernel {series}"));
+            let row = self
+                .kernel(series)
+                .and_then(|kernel| trial::run(series, &kernel, &initramfs, &binaries, choice));
+            interrupt::check()?;
+            rows.push(row.unwrap_or_else(|error| {
+                println!("    failed: {error:#}");
+                Row::without_guest(series)
+            }));
+        }
+        summary::print(&rows)
+    }
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+    if file.try_lock().is_err() {
+        bail!("another `cargo xtask kernels` is running here (it holds {})", path.display());
+    }
+    Ok(file)
+}

@@ -1,0 +1,167 @@
+//! The tests on one kernel.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use super::binaries::Binaries;
+use super::core::Choice;
+use super::guest::{self, Ran};
+use super::initramfs::Initramfs;
+use super::kernel::Kernel;
+use super::report::{MARK, Report, Suite};
+use super::series::Series;
+use super::summary::Row;
+
+/// How much of what a dead kernel said is shown.
+const CONSOLE_LINES: usize = 40;
+
+/// What is asked of a suite.
+struct Part<'test> {
+    name: &'static str,
+    binary: &'test Path,
+    tests: Vec<&'test str>,
+    left_out: usize,
+}
+
+/// Boots a kernel, runs the tests of the choice, and shows what failed.
+pub(super) fn run(
+    series: Series,
+    kernel: &Kernel,
+    initramfs: &Initramfs,
+    binaries: &Binaries,
+    choice: Choice<'_>,
+) -> Result<Row> {
+    let parts: Vec<_> = binaries
+        .suites
+        .iter()
+        .map(|suite| {
+            let (tests, left_out) = choice.split(series, suite.name, &suite.tests);
+            Part { name: suite.name, binary: &suite.binary, tests, left_out: left_out.len() }
+        })
+        .collect();
+    let number: usize = parts.iter().map(|part| part.tests.len()).sum();
+    let results = |report: &Report| parts.iter().map(|part| cell(part, report.suite(part.name))).collect();
+    if number == 0 && parts.iter().any(|part| part.left_out > 0) {
+        let results = results(&Report::default());
+        return Ok(Row {
+            series,
+            release: "not needed".to_owned(),
+            boot: None,
+            results,
+            time: None,
+            ok: true,
+        });
+    }
+    if number == 0 {
+        bail!("no test of that name runs on {series}: `cargo xtask kernels --list` names those that do");
+    }
+    let archive = initramfs.make(kernel, &script(binaries, &parts))?;
+    let ran = guest::run(kernel, &archive, &format!("{} runs {number} tests", kernel.release))?;
+    let fine = |part: &Part<'_>| {
+        part.tests.is_empty()
+            || ran.report.suite(part.name).is_some_and(|suite| suite.is_fine(part.tests.len()))
+    };
+    let ok = parts.iter().all(fine);
+    if !ok {
+        show(&ran)?;
+    }
+    let (release, results) = (kernel.release.clone(), results(&ran.report));
+    Ok(Row { series, release, boot: ran.boot, results, time: Some(ran.time), ok })
+}
+
+/// What the guest does: every suite, one test at a time, since they measure and wait with deadlines.
+fn script(binaries: &Binaries, parts: &[Part<'_>]) -> String {
+    let mut script = format!("echo '{MARK} started'\n");
+    // Writing to a string can't fail.
+    for (name, path) in binaries.environment() {
+        let _written = writeln!(script, "export {name}={}", quoted(path));
+    }
+    for part in parts.iter().filter(|part| !part.tests.is_empty()) {
+        let (name, binary, tests) = (part.name, quoted(part.binary), part.tests.join(" "));
+        let _written = write!(
+            script,
+            "echo '{MARK} suite {name}'\n{binary} --test-threads=1 --color=never --exact {tests}\n\
+             echo \"{MARK} status $?\"\n"
+        );
+    }
+    script
+}
+
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+/// Why a run failed, and where to read on.
+fn show(ran: &Ran) -> Result<()> {
+    for suite in &ran.report.suites {
+        print!("{}", suite.failures);
+    }
+    let unfinished = ran.report.suites.iter().find(|suite| suite.status.is_none());
+    let place = unfinished.and_then(|suite| suite.last.as_deref()).unwrap_or("no test");
+    if ran.hung {
+        println!("    the guest said nothing any more and was ended; it ran {place}");
+    } else if unfinished.is_some() || ran.report.suites.is_empty() {
+        println!("    the guest died; it ran {place}");
+    }
+    if ran.hung || unfinished.is_some() || ran.report.suites.is_empty() {
+        let console = guest::read(&ran.console)?;
+        let lines: Vec<_> = console.lines().collect();
+        let tail = lines.get(lines.len().saturating_sub(CONSOLE_LINES)..).unwrap_or_default();
+        println!("    its kernel's last words ({}):\n{}", ran.console.display(), tail.join("\n"));
+    }
+    println!("    complete log: {}", ran.log.display());
+    Ok(())
+}
+
+/// A suite's result in the table.
+fn cell(part: &Part<'_>, suite: Option<&Suite>) -> String {
+    let mut text = match suite {
+        _ if part.tests.is_empty() => "none".to_owned(),
+        None => "NOT RUN".to_owned(),
+        Some(suite) if suite.status.is_none() => {
+            format!("ENDED in {}", suite.last.as_deref().unwrap_or("no test"))
+        }
+        Some(suite) => {
+            let mut text = format!("{} ok", suite.passed);
+            if !suite.is_fine(part.tests.len()) {
+                let _written = write!(text, ", {} FAILED", part.tests.len().saturating_sub(suite.passed));
+            }
+            text
+        }
+    };
+    if part.left_out > 0 {
+        let _written = write!(text, ", {} left out", part.left_out);
+    }
+    if let Some(suite) = suite.filter(|suite| !suite.time.is_empty()) {
+        let _written = write!(text, " ({})", suite.time);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(tests: Vec<&str>, left_out: usize) -> Part<'_> {
+        Part { name: "net", binary: Path::new("/target/net"), tests, left_out }
+    }
+
+    #[test]
+    fn a_suite_that_did_not_run_to_its_end_is_no_success() {
+        assert_eq!(cell(&part(vec!["a::b"], 0), None), "NOT RUN");
+        let mut suite = Suite { last: Some("a::b".to_owned()), ..Suite::default() };
+        assert_eq!(cell(&part(vec!["a::b"], 0), Some(&suite)), "ENDED in a::b");
+        suite.status = Some(101);
+        assert_eq!(cell(&part(vec!["a::b"], 0), Some(&suite)), "0 ok, 1 FAILED");
+        (suite.status, suite.passed, suite.time) = (Some(0), 1, "2.00s".to_owned());
+        assert_eq!(cell(&part(vec!["a::b"], 3), Some(&suite)), "1 ok, 3 left out (2.00s)");
+        assert_eq!(cell(&part(Vec::new(), 3), None), "none, 3 left out");
+    }
+
+    #[test]
+    fn quotes_in_paths_reach_the_guest() {
+        assert_eq!(quoted(Path::new("/a'b")), r"'/a'\''b'");
+    }
+}
