@@ -6,14 +6,16 @@ use aya::sys::{BpfHelper, is_helper_supported};
 use tracing::debug;
 
 /// The name of the program that only asks.
-pub const PROBE: &str = "probe_room";
+const PROBE: &str = "probe_room";
 
-/// `bpf_skb_adjust_room`'s flags (`linux/bpf.h`).
+/// A flag of `bpf_skb_adjust_room`, as those below (`linux/bpf.h`): segments keep their size.
 pub const FIXED_GSO: u64 = 1 << 0;
 const ENCAP_L3_IPV4: u64 = 1 << 1;
 const ENCAP_L4_UDP: u64 = 1 << 4;
+/// The checksum's state stays what it is.
 pub const NO_CSUM_RESET: u64 = 1 << 5;
 const ENCAP_L2_ETH: u64 = 1 << 6;
+/// What is left is IPv6.
 pub const DECAP_L3_IPV6: u64 = 1 << 8;
 const ENCAP_L2_SHIFT: u32 = 56;
 

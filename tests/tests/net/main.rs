@@ -34,4 +34,5 @@ mod services;
 mod stock_peer;
 mod takeover;
 mod verification;
+mod verified;
 mod wire;

@@ -1,0 +1,48 @@
+//! The verified fast path at its simplest, for every kernel: both families, with a tunnel and without, both ways.
+
+use ovl_tests::topology::Topology;
+use ovl_tests::traffic::{self, Destination, PingInBackground};
+use ovl_tests::wait::wait_for;
+
+use crate::overlay::{DUAL, Overlay, SOON, VERIFIED, config};
+
+/// Pings at every address until they go fast, and a transfer that does.
+fn goes_fast(backend: &str) {
+    let config = config(&[DUAL], &format!(r#"{{"Type":"{backend}"}}"#));
+    let overlay = Overlay::start_with(Topology::builder("verified").ipv6(), &config, VERIFIED).unwrap();
+    for (from, to) in [(0, 1), (1, 0)] {
+        let (client, server) = (&overlay.pods[from], &overlay.pods[to]);
+        for server in Destination::all(server) {
+            let before = overlay.fast(from).unwrap();
+            // One flow: each ping of its own is a new one, whose first packet is netfilter's.
+            let ping = PingInBackground::start(client.netns(), server.address).unwrap();
+            wait_for(
+                &format!("pings from {} to {} to go fast", client.label(), server.address),
+                SOON,
+                || {
+                    let now = overlay.fast(from)?;
+                    Ok(now.0 > before.0 && now.1 > before.1)
+                },
+            )
+            .unwrap();
+            assert_eq!(ping.stop().unwrap().lost(), 0);
+            traffic::tcp_intact(client, server, 4 << 20, overlay.topology.dir()).unwrap();
+        }
+    }
+    for agent in &overlay.agents {
+        assert!(agent.counter("to_overlay", "verified").unwrap() > 0);
+        assert!(agent.counter("to_pod", "verified").unwrap() > 0);
+        assert_eq!(agent.counter("from_pod", "mangled").unwrap(), 0);
+        assert_eq!(agent.counter("from_wire", "mangled").unwrap(), 0);
+    }
+}
+
+#[test]
+fn flows_go_fast_through_the_tunnel() {
+    goes_fast("vxlan");
+}
+
+#[test]
+fn flows_go_fast_without_a_tunnel() {
+    goes_fast("host-gw");
+}
