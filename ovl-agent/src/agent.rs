@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use ipnet::IpNet;
+use regex_lite::Regex;
 use rtnetlink::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -89,6 +90,8 @@ struct Agent {
     view: View,
     tables: Tables,
     reach: Reach,
+    /// `--pod-interface-regex`.
+    pod_interfaces: Option<Regex>,
     on_link: OnLink,
     tally: Tally,
     rules: Rules,

@@ -95,7 +95,7 @@ impl Agent {
                 warn!("ignoring {} of lease {}: {reason}", item.1, item.0);
             }
         }
-        let pods = pod_ports(&interfaces, &self.args.pod_bridge);
+        let pods = pod_ports(&interfaces, &self.args.pod_bridge, self.pod_interfaces.as_ref());
         let tunnels = self.backend.tunnels(self.node.underlay.mtu);
         let cluster = Cluster {
             remotes: &desired.remotes,

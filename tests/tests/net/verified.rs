@@ -1,5 +1,6 @@
 //! The verified fast path at its simplest, for every kernel: both families, with a tunnel and without, both ways.
 
+use ovl_tests::netns::Netns;
 use ovl_tests::topology::Topology;
 use ovl_tests::traffic::{self, Destination, PingInBackground};
 use ovl_tests::wait::wait_for;
@@ -32,9 +33,40 @@ fn goes_fast(backend: &str) {
     for agent in &overlay.agents {
         assert!(agent.counter("to_overlay", "verified").unwrap() > 0);
         assert!(agent.counter("to_pod", "verified").unwrap() > 0);
+        // Between our own nodes checksums are no reason to go slow.
+        assert_eq!(agent.counter("from_pod", "outer_checksum").unwrap(), 0);
         assert_eq!(agent.counter("from_pod", "mangled").unwrap(), 0);
         assert_eq!(agent.counter("from_wire", "mangled").unwrap(), 0);
     }
+}
+
+/// A pod behind a veth of its own, as the ptp plugin makes it.
+#[test]
+fn a_pod_without_a_bridge_goes_fast() {
+    let topology = Topology::builder("ptp");
+    let args = format!("{VERIFIED} --pod-interface-regex ^ptp");
+    let overlay = Overlay::start(topology, "vxlan", &args).unwrap();
+    let (node, env) = (overlay.node(0), overlay.agents[0].subnet().unwrap());
+    let subnet = env.subnets.ipv4().unwrap();
+    // The bridge of the other pods has the gateway's address.
+    let (gateway, address) = ("169.254.1.1", subnet.pod_address(200));
+    let pod = Netns::create(&format!("{}-ptp", node.netns().name())).unwrap();
+    node.netns().ip(&format!("link add ptp0 type veth peer name eth0 netns {}", pod.name())).unwrap();
+    node.netns().ip("link set ptp0 up").unwrap();
+    node.netns().ip(&format!("address add {gateway}/32 dev ptp0")).unwrap();
+    node.netns().ip(&format!("route add {address} dev ptp0")).unwrap();
+    pod.ip("link set eth0 up").unwrap();
+    pod.ip(&format!("address add {address}/32 dev eth0")).unwrap();
+    pod.ip(&format!("route add {gateway} dev eth0")).unwrap();
+    pod.ip(&format!("route add default via {gateway} dev eth0")).unwrap();
+    let before = overlay.fast(0).unwrap();
+    let ping = PingInBackground::start(&pod, overlay.pods[1].address()).unwrap();
+    wait_for("its pings to go fast", SOON, || {
+        let now = overlay.fast(0)?;
+        Ok(now.0 > before.0 && now.1 > before.1)
+    })
+    .unwrap();
+    assert_eq!(ping.stop().unwrap().lost(), 0);
 }
 
 #[test]
