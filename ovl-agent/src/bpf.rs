@@ -7,6 +7,7 @@ mod flows;
 mod load;
 mod maps;
 pub(crate) mod pins;
+mod trial;
 
 pub(crate) use attach::PRIORITY;
 pub use attach::{Attachment, AttachmentTable, Hook, TcAttach, TcxOrder};
@@ -15,3 +16,4 @@ pub use flows::FlowMap;
 pub use load::{DataPlane, LoadError, ObjectSource};
 pub use maps::{Abi, NodeTable, PortTable, Pulse, RemoteTable, StateTable, prune_learned};
 pub use pins::Pins;
+pub(crate) use trial::Trial;

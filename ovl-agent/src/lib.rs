@@ -23,6 +23,7 @@ pub mod netlink;
 pub mod network;
 pub mod node;
 pub mod notify;
+pub mod probe;
 pub mod reconcile;
 pub mod startup;
 pub mod status;

@@ -1,7 +1,7 @@
 //! Times and texts as a person reads them.
 
 /// A duration in its two largest units: `12s`, `3m`, `2h 5m`, `4d 3h`.
-pub(super) fn duration(seconds: u64) -> String {
+pub(crate) fn duration(seconds: u64) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;
     const DAY: u64 = 24 * HOUR;
@@ -18,27 +18,27 @@ pub(super) fn duration(seconds: u64) -> String {
 }
 
 /// How long ago; a dash for never.
-pub(super) fn ago(seconds: Option<u64>) -> String {
+pub(crate) fn ago(seconds: Option<u64>) -> String {
     seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{} ago", duration(seconds)))
 }
 
 /// How long something took.
-pub(super) fn took(seconds: f64) -> String {
+pub(crate) fn took(seconds: f64) -> String {
     if seconds < 1.0 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }
 }
 
 /// `once`, `2 times`.
-pub(super) fn times(count: u64) -> String {
+pub(crate) fn times(count: u64) -> String {
     if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 
 /// What other nodes wrote into the store, without what a terminal would act on.
-pub(super) fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
 /// The items that are there, separated by commas; a dash where there is none.
-pub(super) fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+pub(crate) fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
     if items.is_empty() { "-".to_owned() } else { items.join(", ") }
 }

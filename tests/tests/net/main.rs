@@ -23,6 +23,7 @@ mod node_changes;
 mod odd;
 mod overlay;
 mod policies;
+mod probe;
 mod prolong;
 mod reach;
 mod repair;
