@@ -14,6 +14,6 @@ pub use attach::{Attachment, AttachmentTable, Hook, TcAttach, TcxOrder};
 pub use counters::{Counter, counters};
 pub use flows::FlowMap;
 pub use load::{DataPlane, LoadError, ObjectSource};
-pub use maps::{Abi, NodeTable, PortTable, Pulse, RemoteTable, StateTable, prune_learned};
+pub use maps::{Abi, NodeTable, PortTable, Pulse, RemoteTable, StateTable, pinned_config, prune_learned};
 pub use pins::Pins;
 pub(crate) use trial::Trial;

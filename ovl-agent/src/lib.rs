@@ -15,6 +15,7 @@ pub mod facts;
 pub mod family;
 pub mod fast_path;
 pub mod firewall;
+pub mod flows;
 pub mod http;
 pub mod instance;
 pub mod lease;

@@ -27,6 +27,26 @@ pub(crate) fn took(seconds: f64) -> String {
     if seconds < 1.0 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }
 }
 
+/// An amount of data in three digits: `999 B`, `1.23 kB`, `45.6 MB`.
+pub(crate) fn bytes(count: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "three digits of it are shown")]
+    let mut amount = count as f64;
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    let mut units = ["kB", "MB", "GB", "TB", "PB", "EB"].into_iter();
+    let mut unit = "";
+    // What would be rounded up to four digits belongs to the next unit.
+    while amount >= 999.5
+        && let Some(next) = units.next()
+    {
+        amount /= 1000.0;
+        unit = next;
+    }
+    let places = if amount < 9.995 { 2 } else { usize::from(amount < 99.95) };
+    format!("{amount:.places$} {unit}")
+}
+
 /// `once`, `2 times`.
 pub(crate) fn times(count: u64) -> String {
     if count == 1 { "once".to_owned() } else { format!("{count} times") }
@@ -65,6 +85,24 @@ mod tests {
         }
         assert_eq!((ago(None), ago(Some(61))), ("-".to_owned(), "1m ago".to_owned()));
         assert_eq!((took(0.00123), took(12.34)), ("1.2 ms".to_owned(), "12.3 s".to_owned()));
+    }
+
+    #[test]
+    fn amounts_have_three_digits() {
+        let table = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.00 kB"),
+            (9996, "10.0 kB"),
+            (45_600_000, "45.6 MB"),
+            (999_499, "999 kB"),
+            (999_500, "1.00 MB"),
+            (1_234_567_890, "1.23 GB"),
+            (u64::MAX, "18.4 EB"),
+        ];
+        for (count, text) in table {
+            assert_eq!(bytes(count), text);
+        }
     }
 
     #[test]

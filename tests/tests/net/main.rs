@@ -12,6 +12,7 @@ mod dual_stack;
 mod etcd_life;
 mod fallback;
 mod firewall;
+mod flows;
 mod interface;
 mod leftovers;
 mod listing;
