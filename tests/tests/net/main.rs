@@ -4,6 +4,7 @@
 mod attachments;
 mod bad_input;
 mod cleanup;
+mod coexist;
 mod command_line;
 mod config_change;
 mod conntrack;
@@ -13,6 +14,7 @@ mod etcd_life;
 mod fallback;
 mod filters;
 mod firewall;
+mod foreign;
 mod interface;
 mod leftovers;
 mod listing;
