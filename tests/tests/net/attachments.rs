@@ -42,6 +42,13 @@ pub(crate) fn attached(node: &Node) -> Result<BTreeSet<Attached>> {
     node.netns().inside(ask)?
 }
 
+/// The names of the programs that see what comes in on an interface, the first one first.
+pub(crate) fn order(node: &Node, interface: &str) -> Result<Vec<String>> {
+    let ask = || SchedClassifier::query_tcx(interface, TcAttachType::Ingress);
+    let (_, programs) = node.netns().inside(ask)??;
+    Ok(programs.iter().filter_map(|program| program.name_as_str().map(str::to_owned)).collect())
+}
+
 /// Detaches everything, as another tool could, and returns the links that this made useless.
 pub(crate) fn detach_everything(node: &Node) -> Result<BTreeSet<u64>> {
     let programs: BTreeSet<u64> = attached(node)?.into_iter().map(|attached| attached.id.into()).collect();
