@@ -56,7 +56,11 @@ impl Vxlan {
         self.options.mtu.unwrap_or(underlay_mtu).min(underlay_mtu).saturating_sub(overhead(family))
     }
 
+    /// What programs may write and read: not where tunnel headers carry packets' marks, which they don't know.
     pub(super) fn tunnels(&self, underlay_mtu: u32) -> ByFamily<Tunnel> {
+        if self.options.gbp {
+            return ByFamily::default();
+        }
         self.macs.map(|family, mac| Tunnel {
             vni: self.options.vni,
             port: self.options.port,
@@ -134,13 +138,15 @@ impl Vxlan {
         if let Some(device) = overlay.get(family).cloned() {
             desired.routes.insert(RouteKey::usual(subnet), Route::Via { gateway, device, onlink: true });
         }
-        let remote = Remote {
-            node: public_ip.into(),
-            travel: Travel::Vxlan as u8,
-            zero_checksum: u8::from(zero_checksum),
-            vtep_mac: mac,
-        };
-        desired.remotes.insert(bpf_prefix(subnet), remote);
+        if !self.options.gbp {
+            let remote = Remote {
+                node: public_ip.into(),
+                travel: Travel::Vxlan as u8,
+                zero_checksum: u8::from(zero_checksum),
+                vtep_mac: mac,
+            };
+            desired.remotes.insert(bpf_prefix(subnet), remote);
+        }
         Ok(())
     }
 
@@ -240,6 +246,18 @@ mod tests {
             assert_eq!(desired.remotes[&bpf_prefix(net(subnet))].vtep_mac, mac);
         }
         assert!(desired.rejected.is_empty());
+    }
+
+    #[test]
+    fn a_tunnel_that_carries_marks_is_the_kernels() {
+        let gbp = Vxlan { options: VxlanOptions { gbp: true, ..vxlan().options }, ..vxlan() };
+        let peer = (
+            "10.42.7.0-24",
+            r#"{"PublicIP":"192.0.2.12","BackendType":"vxlan","BackendData":{"VNI":7,"VtepMAC":"02:00:00:00:00:0c"}}"#,
+        );
+        let remotes = |vxlan: Vxlan| desired(&Backend::Vxlan(vxlan), &[peer]).remotes.len();
+        assert_eq!((remotes(vxlan()), remotes(gbp.clone())), (1, 0));
+        assert!(gbp.tunnels(1500).is_empty() && !vxlan().tunnels(1500).is_empty());
     }
 
     #[test]
