@@ -1,6 +1,6 @@
 //! The loop: everything that happens only says "look again", and looking again is one reconcile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,6 +90,8 @@ struct Agent {
     view: View,
     tables: Tables,
     reach: Reach,
+    /// Pods' interfaces whose traffic somebody shapes, as of the last listing.
+    shaped: BTreeSet<u32>,
     /// `--pod-interface-regex`.
     pod_interfaces: Option<Regex>,
     on_link: OnLink,

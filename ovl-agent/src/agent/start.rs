@@ -1,6 +1,6 @@
 //! What the agent finds and takes before its loop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -69,6 +69,7 @@ impl Agent {
         Ok(Self {
             store_name: store.describe(),
             pod_interfaces,
+            shaped: BTreeSet::new(),
             args,
             handle,
             connection,

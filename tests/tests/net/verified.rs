@@ -69,6 +69,34 @@ fn a_pod_without_a_bridge_goes_fast() {
     assert_eq!(ping.stop().unwrap().lost(), 0);
 }
 
+/// As the CNI bandwidth plugin does it: what leaves by another way would not be held up.
+#[test]
+fn a_pod_whose_traffic_is_shaped_stays_on_the_kernel_path() {
+    let overlay = Overlay::start(Topology::builder("shaped"), "vxlan", VERIFIED).unwrap();
+    let (node, agent) = (overlay.node(0), &overlay.agents[0]);
+    let pods = [overlay.pods[0].host_interface(), "veth1"];
+    let other = node.add_pod("b", &agent.subnet().unwrap()).unwrap();
+    let shape = format!("qdisc add dev {} root tbf rate 1gbit burst 100000 latency 25ms", pods[0]);
+    node.command("tc").words(&shape).run().unwrap();
+    node.command("tc").words(&format!("qdisc add dev {} ingress", pods[1])).run().unwrap();
+    let filter = format!("filter add dev {} ingress prio 1 bpf bytecode", pods[1]);
+    node.command("tc").words(&filter).arg("1,6 0 0 4294967295").run().unwrap();
+    // The kernel makes no event of it.
+    node.netns().ip("link set eth0 alias looked-at").unwrap();
+    for interface in pods {
+        Overlay::wait_for_log(agent, &format!("{interface} has qdiscs or filters of tc")).unwrap();
+    }
+    for pod in [&overlay.pods[0], &other] {
+        let ping = PingInBackground::start(pod.netns(), overlay.pods[1].address()).unwrap();
+        // A packet may have been on its way while the programs were taken off.
+        ping.wait_for_more(20, SOON).unwrap();
+        let before = overlay.fast(0).unwrap();
+        ping.wait_for_more(20, SOON).unwrap();
+        assert_eq!(overlay.fast(0).unwrap(), before, "{}", pod.label());
+        assert_eq!(ping.stop().unwrap().lost(), 0);
+    }
+}
+
 #[test]
 fn flows_go_fast_through_the_tunnel() {
     goes_fast("vxlan");
