@@ -56,6 +56,13 @@ impl Probe {
         bail!("no answer from {} to a datagram of {length} bytes", self.to)
     }
 
+    /// Sends `length` bytes; whether anything comes back soon.
+    pub fn is_answered(&self, length: usize) -> Result<bool> {
+        self.send(length)?;
+        let mut back = vec![0; 1 << 16];
+        Ok(self.socket.recv(&mut back).is_ok_and(|got| got == length + 1))
+    }
+
     /// Sends `length` bytes every now and then until the socket is told that nobody listens there.
     pub fn is_refused(&self, length: usize) -> Result<bool> {
         let mut back = [0; 1 << 10];
