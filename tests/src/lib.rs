@@ -46,6 +46,7 @@ pub mod netns;
 pub mod node;
 pub mod pattern;
 pub mod pod;
+pub mod probe;
 pub mod service;
 pub mod sockets;
 pub mod store_dir;

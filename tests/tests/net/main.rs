@@ -26,6 +26,8 @@ mod next_hop;
 mod node_changes;
 mod odd;
 mod overlay;
+mod parity;
+mod parity_errors;
 mod pins;
 mod pins_abi;
 mod policies;

@@ -1,0 +1,73 @@
+//! Errors find their way back to the sender's socket, on whatever path what they are about went.
+
+use ovl_tests::bulk::transfer;
+use ovl_tests::echo::Echo;
+use ovl_tests::pod::Pod;
+use ovl_tests::probe::Probe;
+use ovl_tests::sockets::Pair;
+use ovl_tests::topology::Topology;
+use ovl_tests::traffic;
+use ovl_tests::wait::wait_for;
+
+use crate::overlay::{CARRIED, DUAL, FILTERED, Overlay, SOON, config, is_fast};
+
+/// Datagrams to `to` until they take the path that is looked at.
+fn warm_up(overlay: &Overlay, probe: &Probe, args: &str) {
+    let before = overlay.fast(0).unwrap().0;
+    wait_for("the flow to be on its path", SOON, || {
+        (0..20).try_for_each(|_| probe.exchange(64))?;
+        Ok(!is_fast(args) || overlay.fast(0)?.0 > before + 20)
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_port_that_is_closed_refuses() {
+    for backend in ["vxlan", "host-gw"] {
+        for args in CARRIED {
+            let topology = Topology::builder("refused").nodes(2).ipv6();
+            let config = config(&[DUAL], &format!(r#"{{"Type":"{backend}"}}"#));
+            let overlay = Overlay::start_with(topology, &config, args).unwrap();
+            traffic::ping_all_pairs(&overlay.pods).unwrap();
+            let [client, server]: [&Pod; 2] = [&overlay.pods[0], &overlay.pods[1]];
+            for to in server.addresses() {
+                let echo = Echo::start(server.netns(), (to, 7777).into(), 1).unwrap();
+                let probe = Probe::open(client.netns(), (to, 7777).into()).unwrap();
+                warm_up(&overlay, &probe, args);
+                drop(echo);
+                wait_for(&format!("{args}: {to} to refuse"), SOON, || probe.is_refused(64)).unwrap();
+            }
+        }
+    }
+}
+
+/// The way between two nodes gets narrower while flows use it. Over IPv4 routers take tunnel packets apart; over IPv6
+/// they tell the node, which has to tell the pod, and does so when packets of the flow pass its kernel: at the latest
+/// when netfilter is asked again. A fast path that never asks it (`--fast-path always`) does not find such a way.
+#[test]
+fn a_narrower_way_is_found() {
+    for args in FILTERED {
+        let topology = Topology::builder("narrow").nodes(2).ipv6().behind_router(1).plain_packets();
+        let overlay = Overlay::start_with(topology, &config(&[DUAL], r#"{"Type":"vxlan"}"#), args).unwrap();
+        traffic::ping_all_pairs(&overlay.pods).unwrap();
+        let [client, server] = [&overlay.pods[0], &overlay.pods[1]];
+        let flows: Vec<_> = server
+            .addresses()
+            .map(|to| {
+                let echo = Echo::start(server.netns(), (to, 7777).into(), 1).unwrap();
+                let probe = Probe::open(client.netns(), echo.address()).unwrap();
+                warm_up(&overlay, &probe, args);
+                let pair = Pair::connect(client.netns(), server.netns(), to).unwrap();
+                transfer(&pair.client, &pair.server, 1 << 20).unwrap();
+                (echo, probe, pair)
+            })
+            .collect();
+        overlay.topology.switch().unwrap().ip("link set far mtu 1400").unwrap();
+        for (echo, probe, pair) in &flows {
+            // As large as fits the pods' devices, and no longer the way.
+            let what = format!("{args}: a large datagram to come back from {}", echo.address());
+            wait_for(&what, SOON * 2, || probe.is_answered(1370)).unwrap();
+            transfer(&pair.client, &pair.server, 1 << 20).unwrap();
+        }
+    }
+}
