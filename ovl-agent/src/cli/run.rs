@@ -45,7 +45,7 @@ pub struct RunArgs {
     /// The bit of packets' marks that says that netfilter has accepted them. Nobody else may use it.
     #[arg(long, value_name = "BIT", default_value = "0x2000", value_parser = mark, help_heading = "Data plane")]
     pub fast_path_mark: u32,
-    /// Most flows on the fast path; about 180 bytes of kernel memory each. Those beyond push out the ones that have
+    /// Most flows on the fast path; about 200 bytes of kernel memory each. Those beyond push out the ones that have
     /// been idle for longest, which only means that they ask netfilter again.
     #[arg(
         long,
