@@ -34,11 +34,8 @@ impl Probe {
 
     /// Sends `length` bytes, whatever becomes of them.
     pub fn send(&self, length: usize) -> Result<()> {
-        let sent = self.socket.send(pattern(0, length)).or_else(|error| match error.kind() {
-            // What an earlier datagram met.
-            ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => self.socket.send(pattern(0, length)),
-            _ => Err(error),
-        });
+        // An error may be what an earlier datagram met, and is told once.
+        let sent = self.socket.send(pattern(0, length)).or_else(|_| self.socket.send(pattern(0, length)));
         sent.with_context(|| format!("send {length} bytes to {}", self.to))?;
         Ok(())
     }

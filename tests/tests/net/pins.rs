@@ -1,94 +1,21 @@
 //! What an agent pins, its successor goes on with. Judged by `bpftool` in the node, which has a BPF file system of its
 //! own.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+mod abi;
+mod filters;
+mod pinned;
 
-use anyhow::{Context as _, Result};
+use std::collections::{BTreeMap, BTreeSet};
+
 use ovl_tests::agent::Agent;
 use ovl_tests::echo::Echo;
 use ovl_tests::flow::{Flow, SMALL};
-use ovl_tests::node::Node;
 use ovl_tests::topology::Topology;
 use ovl_tests::traffic;
 use ovl_tests::wait::wait_for;
-use serde_json::Value;
 
-use crate::attachments::attached;
+use self::pinned::{Pinned, flows, folder, names_in, running, shown};
 use crate::overlay::{KERNEL, Overlay, SOON, VERIFIED};
-
-/// The folder of an overlay's pins, as the node sees it.
-pub(crate) fn folder(node: &Node) -> Result<String> {
-    let namespace = fs::metadata(node.netns().path())?.ino();
-    Ok(format!("/sys/fs/bpf/ovl/10_42_0_0_16-{namespace}"))
-}
-
-/// The names in a folder of the node; none where there is no such folder.
-pub(crate) fn names_in(node: &Node, folder: &str) -> Result<BTreeSet<String>> {
-    let listed = node.command("ls").arg(folder).output()?;
-    Ok(String::from_utf8(listed.stdout)?.lines().map(str::to_owned).collect())
-}
-
-/// What `bpftool` says of a pin.
-fn shown(node: &Node, what: &str, name: &str) -> Result<Value> {
-    let path = format!("{}/abi-2/{name}", folder(node)?);
-    let text = node.command("bpftool").words(&format!("-j {what} pinned")).arg(path).run()?;
-    serde_json::from_str(&text).context("parse what bpftool says")
-}
-
-fn number(shown: &Value, member: &str) -> Result<u64> {
-    shown[member].as_u64().with_context(|| format!("bpftool says no {member}: {shown}"))
-}
-
-/// Everything pinned for an overlay in a node, by name.
-#[derive(Debug, PartialEq, Eq)]
-struct Pinned {
-    maps: BTreeMap<String, u64>,
-    programs: BTreeMap<String, u64>,
-    /// The link and the program that it runs.
-    links: BTreeMap<String, (u64, u64)>,
-}
-
-impl Pinned {
-    fn read(node: &Node) -> Result<Self> {
-        let mut pinned = Self { maps: BTreeMap::new(), programs: BTreeMap::new(), links: BTreeMap::new() };
-        for name in names_in(node, &format!("{}/abi-2", folder(node)?))? {
-            if name.starts_with("link-") {
-                let link = shown(node, "link show", &name)?;
-                pinned.links.insert(name, (number(&link, "id")?, number(&link, "prog_id")?));
-            } else if name.starts_with("prog-") {
-                let id = number(&shown(node, "prog show", &name)?, "id")?;
-                pinned.programs.insert(name, id);
-            } else {
-                let id = number(&shown(node, "map show", &name)?, "id")?;
-                pinned.maps.insert(name, id);
-            }
-        }
-        Ok(pinned)
-    }
-
-    /// Link by link, whatever program it runs.
-    fn link_ids(&self) -> BTreeMap<&str, u64> {
-        self.links.iter().map(|(name, (link, _))| (name.as_str(), *link)).collect()
-    }
-
-    fn running(&self) -> BTreeSet<u64> {
-        self.links.values().map(|(_, program)| *program).collect()
-    }
-}
-
-/// The programs that run on the node's interfaces.
-fn running(node: &Node) -> Result<BTreeSet<u64>> {
-    Ok(attached(node)?.into_iter().map(|attached| attached.id.into()).collect())
-}
-
-/// The flows that are known, by the bytes of their keys.
-fn flows(node: &Node) -> Result<BTreeSet<String>> {
-    let rows = shown(node, "map dump", "OVL_FLOWS")?;
-    let rows = rows.as_array().context("bpftool dumps no list")?;
-    Ok(rows.iter().map(|row| row["key"].to_string()).collect())
-}
 
 /// Two nodes on the fast path, a flow between their pods, and a server at its end.
 fn start(label: &str) -> (Overlay, Echo, Flow) {
@@ -152,9 +79,14 @@ fn the_next_agent_goes_on_with_links_maps_and_flows() {
     is_fast(&overlay, &agent);
     let outcome = flow.stop().unwrap();
     assert_eq!(outcome.lost(), 0, "{outcome:?}");
+}
 
-    // With more or less room for flows their map is another one, and nothing else is.
-    overlay.agents[0] = agent;
+/// With more or less room for flows their map is another one, and nothing else is.
+#[test]
+fn another_number_of_flows_is_another_map() {
+    let (mut overlay, _echo, flow) = start("pins-flows");
+    let node = overlay.topology.node(0).unwrap();
+    let before = Pinned::read(node).unwrap();
     overlay.agents[0].terminate().unwrap();
     let agent = overlay.start_ready(0, &format!("{VERIFIED} --max-flows 1000")).unwrap();
     agent.wait_for_peers(1).unwrap();
@@ -164,22 +96,26 @@ fn the_next_agent_goes_on_with_links_maps_and_flows() {
         let others = pinned.maps.iter().filter(|(name, _)| *name != "OVL_FLOWS");
         others.map(|(name, id)| (name.clone(), *id)).collect::<BTreeMap<_, _>>()
     };
-    assert_eq!(others(&smaller), others(&after));
-    assert_ne!(smaller.maps["OVL_FLOWS"], after.maps["OVL_FLOWS"]);
+    assert_eq!(others(&smaller), others(&before));
+    assert_ne!(smaller.maps["OVL_FLOWS"], before.maps["OVL_FLOWS"]);
     assert_eq!(shown(node, "map show", "OVL_FLOWS").unwrap()["max_entries"], 1000);
-    let flow = Flow::tcp(overlay.pods[0].netns(), (overlay.pods[1].address(), 7777).into(), SMALL).unwrap();
     is_fast(&overlay, &agent);
     let outcome = flow.stop().unwrap();
     assert_eq!(outcome.lost(), 0, "{outcome:?}");
+}
 
-    // An agent without a fast path leaves none running.
-    overlay.agents[0] = agent;
+#[test]
+fn an_agent_without_a_fast_path_leaves_none_running() {
+    let (mut overlay, _echo, flow) = start("pins-kernel");
+    let node = overlay.topology.node(0).unwrap();
     overlay.agents[0].kill().unwrap();
     let agent = overlay.start_ready(0, KERNEL).unwrap();
     agent.wait_for_peers(1).unwrap();
     assert_eq!(running(node).unwrap(), BTreeSet::new());
     assert_eq!(names_in(node, &folder(node).unwrap()).unwrap(), BTreeSet::new());
     traffic::ping_all_pairs(&overlay.pods).unwrap();
+    let outcome = flow.stop().unwrap();
+    assert_eq!(outcome.lost(), 0, "{outcome:?}");
 }
 
 /// Without a BPF file system and the right to mount one there is a fast path that ends with its agent.

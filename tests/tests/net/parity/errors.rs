@@ -9,17 +9,8 @@ use ovl_tests::topology::Topology;
 use ovl_tests::traffic;
 use ovl_tests::wait::wait_for;
 
-use crate::overlay::{CARRIED, DUAL, FILTERED, Overlay, SOON, config, is_fast};
-
-/// Datagrams to `to` until they take the path that is looked at.
-fn warm_up(overlay: &Overlay, probe: &Probe, args: &str) {
-    let before = overlay.fast(0).unwrap().0;
-    wait_for("the flow to be on its path", SOON, || {
-        (0..20).try_for_each(|_| probe.exchange(64))?;
-        Ok(!is_fast(args) || overlay.fast(0)?.0 > before + 20)
-    })
-    .unwrap();
-}
+use super::send::warm_up;
+use crate::overlay::{CARRIED, DUAL, FILTERED, Overlay, SOON, config};
 
 #[test]
 fn a_port_that_is_closed_refuses() {
@@ -33,7 +24,7 @@ fn a_port_that_is_closed_refuses() {
             for to in server.addresses() {
                 let echo = Echo::start(server.netns(), (to, 7777).into(), 1).unwrap();
                 let probe = Probe::open(client.netns(), (to, 7777).into()).unwrap();
-                warm_up(&overlay, &probe, args);
+                warm_up(&overlay, &probe, args).unwrap();
                 drop(echo);
                 wait_for(&format!("{args}: {to} to refuse"), SOON, || probe.is_refused(64)).unwrap();
             }
@@ -56,7 +47,7 @@ fn a_narrower_way_is_found() {
             .map(|to| {
                 let echo = Echo::start(server.netns(), (to, 7777).into(), 1).unwrap();
                 let probe = Probe::open(client.netns(), echo.address()).unwrap();
-                warm_up(&overlay, &probe, args);
+                warm_up(&overlay, &probe, args).unwrap();
                 let pair = Pair::connect(client.netns(), server.netns(), to).unwrap();
                 transfer(&pair.client, &pair.server, 1 << 20).unwrap();
                 (echo, probe, pair)

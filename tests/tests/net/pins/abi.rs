@@ -6,9 +6,9 @@ use ovl_tests::node::Node;
 use ovl_tests::topology::Topology;
 use ovl_tests::traffic;
 
+use super::pinned::{folder, names_in};
 use crate::attachments::attached;
 use crate::overlay::{EBPF, Overlay};
-use crate::pins::{folder, names_in};
 
 /// What `ovl-agent cleanup --only-pins` and `more` says, line by line.
 fn cleanup(node: &Node, more: &str) -> Vec<String> {

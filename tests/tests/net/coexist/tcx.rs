@@ -1,0 +1,57 @@
+//! tcx programs, which see packets before or after ours by `--tcx-order`.
+
+use ovl_tests::command::Cmd;
+use ovl_tests::echo::Echo;
+use ovl_tests::flow::{Flow, SMALL};
+use ovl_tests::topology::Topology;
+use ovl_tests::wait::wait_for;
+
+use super::foreign::{self, Foreign, Verdict};
+use super::wait_for_silence;
+use crate::attachments::{attached, links_of, order};
+use crate::overlay::{EBPF, Overlay, SOON};
+
+/// Programs that others had there before us: by `--tcx-order` they see all packets, or what we leave to the kernel.
+#[test]
+fn tcx_programs_of_others_stand_where_the_order_says() {
+    let from_wire = "from_wire".to_owned();
+    for (position, expected) in [
+        ("last", [foreign::NAME.to_owned(), from_wire.clone()]),
+        ("first", [from_wire, foreign::NAME.to_owned()]),
+    ] {
+        let topology = Topology::builder("order").nodes(2);
+        let mut overlay = Overlay::without_agents(topology, "vxlan").unwrap();
+        let [next, drop] = [Verdict::Next, Verdict::Drop].map(|verdict| Foreign::load(verdict).unwrap());
+        let stranger = next.attach(overlay.node(0).netns(), "eth0").unwrap();
+        overlay.start_agents(&format!("{EBPF} --tcx-order {position}")).unwrap();
+        let node = overlay.node(0);
+        assert_eq!(order(node, "eth0").unwrap(), expected);
+        let [client, server] = [&overlay.pods[0], &overlay.pods[1]];
+        let echo = Echo::start(server.netns(), (server.address(), 7777).into(), 1).unwrap();
+        let flow = Flow::tcp(client.netns(), echo.address(), SMALL).unwrap();
+        let fast = || overlay.fast(0).unwrap().1;
+        let before = fast();
+        wait_for("the flow to be fast", SOON, || Ok(fast() > before + 50)).unwrap();
+
+        stranger.replace_by(&drop).unwrap();
+        if position == "last" {
+            wait_for_silence(&flow);
+        } else {
+            flow.wait_for_more(100, SOON).unwrap();
+        }
+        stranger.replace_by(&next).unwrap();
+        flow.wait_for_more(50, SOON).unwrap();
+
+        let ours = attached(node).unwrap();
+        let ours = ours.iter().find(|attached| attached.program == "from_wire").unwrap();
+        for link in links_of(|program| program == u64::from(ours.id)).unwrap() {
+            Cmd::host("bpftool").words(&format!("link detach id {link}")).run().unwrap();
+        }
+        assert_eq!(order(node, "eth0").unwrap(), [foreign::NAME]);
+        wait_for("ours to be back in its place", SOON, || Ok(order(node, "eth0")? == expected)).unwrap();
+        Overlay::wait_for_log(&overlay.agents[0], "attached again that somebody had taken off").unwrap();
+        flow.wait_for_more(50, SOON).unwrap();
+        let outcome = flow.stop().unwrap();
+        assert_eq!(outcome.lost(), 0, "{outcome:?}");
+    }
+}
