@@ -1,11 +1,12 @@
 //! The loop: everything that happens only says "look again", and looking again is one reconcile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use ipnet::IpNet;
+use regex_lite::Regex;
 use rtnetlink::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -89,6 +90,10 @@ struct Agent {
     view: View,
     tables: Tables,
     reach: Reach,
+    /// Pods' interfaces whose traffic somebody shapes, as of the last listing.
+    shaped: BTreeSet<u32>,
+    /// `--pod-interface-regex`.
+    pod_interfaces: Option<Regex>,
     on_link: OnLink,
     tally: Tally,
     rules: Rules,

@@ -7,11 +7,13 @@ mod flows;
 mod load;
 mod maps;
 pub(crate) mod pins;
+mod trial;
 
 pub(crate) use attach::PRIORITY;
 pub use attach::{Attachment, AttachmentTable, Hook, TcAttach, TcxOrder};
 pub use counters::{Counter, counters};
 pub use flows::FlowMap;
 pub use load::{DataPlane, LoadError, ObjectSource};
-pub use maps::{Abi, NodeTable, PortTable, Pulse, RemoteTable, StateTable, prune_learned};
+pub use maps::{Abi, NodeTable, PortTable, Pulse, RemoteTable, StateTable, pinned_config, prune_learned};
 pub use pins::Pins;
+pub(crate) use trial::Trial;

@@ -20,6 +20,7 @@ pub use value::{FastPath, Mode, Secret, SourceCheck, StoreArg};
 
 use crate::cleanup::CleanupArgs;
 use crate::docker_opts::DockerOptsArgs;
+use crate::flows::Filter;
 
 /// Node agent of the ovl overlay network: a drop-in for flanneld whose data plane is eBPF.
 #[derive(Debug, Parser)]
@@ -45,6 +46,14 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Ask a running agent what it is doing.
     Status(StatusArgs),
+    /// List the flows on the fast path of a running agent, busiest first.
+    Flows(FlowsArgs),
+    /// Ask this kernel what it can do for ovl. Nothing is changed; the kernel may load modules that it has.
+    #[command(
+        after_help = "Exit status: 0 where vxlan's packets would take the fast path with the defaults of `run`, \
+                            1 where not. What needs rights that the process lacks shows as '?'."
+    )]
+    Probe(ProbeArgs),
     /// Write options for Docker's daemon from subnet.env, as mk-docker-opts.sh does.
     DockerOpts(DockerOptsArgs),
     /// Remove what agents made on this node: devices, routes, filters, firewall rules and files.
@@ -68,6 +77,30 @@ pub struct StatusArgs {
     /// All peers and everything that was rejected, not only the first few.
     #[arg(long, conflicts_with = "json")]
     pub all: bool,
+}
+
+/// Options of `flows`.
+#[derive(Clone, Debug, Args)]
+pub struct FlowsArgs {
+    /// Socket of the agent.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// One JSON object with all flows instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// All flows, not only the first 50.
+    #[arg(long, conflicts_with = "json")]
+    pub all: bool,
+    /// Only flows that fit all these words: an address or a range, `tcp`, `udp` or `icmp`, a port.
+    pub filter: Vec<Filter>,
+}
+
+/// Options of `probe`.
+#[derive(Clone, Debug, Args)]
+pub struct ProbeArgs {
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What the command line and the environment ask for.
@@ -105,7 +138,13 @@ pub fn parse(
     let mut run = match cli.command {
         None => cli.run,
         Some(Command::Run(run)) => *run,
-        Some(other @ (Command::Status(_) | Command::DockerOpts(_) | Command::Cleanup(_))) => {
+        Some(
+            other @ (Command::Status(_)
+            | Command::Flows(_)
+            | Command::Probe(_)
+            | Command::DockerOpts(_)
+            | Command::Cleanup(_)),
+        ) => {
             return Ok(Invocation { command: other, options: String::new(), warnings: Vec::new() });
         }
     };

@@ -10,6 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 use ovl_common::{
     ABI, Config, Encapsulation, IpKey, Port, Prefix, Program, Range, Remote, Travel, Tunnel as TunnelRow,
 };
+use regex_lite::Regex;
 use tracing::warn;
 
 use crate::backend::Tunnel;
@@ -355,22 +356,26 @@ pub struct PodPort {
     pub port: Port,
 }
 
-/// The pods' interfaces: the ports of `bridge` that lead into another network namespace.
-///
-/// A port whose other end is in this very namespace is no pod, and the kernel would drop what is delivered to it.
-pub fn pod_ports(interfaces: &BTreeMap<u32, Interface>, bridge: &str) -> BTreeMap<u32, PodPort> {
-    let Some(bridge) = interfaces.values().find(|interface| interface.name == bridge) else {
-        return BTreeMap::new();
+/// The pods' interfaces: the ports of `bridge`, and what is no port of any and has a name that `pattern` matches, as CNI
+/// plugins without a bridge make them. They lead into another network namespace: one whose other end is in this very
+/// namespace is no pod, and the kernel would drop what is delivered to it.
+pub fn pod_ports(
+    interfaces: &BTreeMap<u32, Interface>,
+    bridge: &str,
+    pattern: Option<&Regex>,
+) -> BTreeMap<u32, PodPort> {
+    let bridge = interfaces.values().find(|interface| interface.name == bridge);
+    // What pods send their packets to: the bridge, or the interface's own end.
+    let gateway = |interface: &Interface| match interface.bridge {
+        Some(master) => bridge.filter(|bridge| bridge.ifindex == master).map(|bridge| bridge.mac),
+        None => pattern.filter(|pattern| pattern.is_match(&interface.name)).map(|_| interface.mac),
     };
-    let ports = interfaces.values().filter(|interface| {
-        interface.bridge == Some(bridge.ifindex) && interface.veth && interface.peer_elsewhere
+    let veths = interfaces.values().filter(|interface| interface.veth && interface.peer_elsewhere);
+    let ports = veths.filter_map(|interface| {
+        let port = Port { gateway: gateway(interface)?, reserved: [0; 2] };
+        Some((interface.ifindex, PodPort { interface: interface.name.clone(), port }))
     });
-    ports
-        .map(|interface| {
-            let port = Port { gateway: bridge.mac, reserved: [0; 2] };
-            (interface.ifindex, PodPort { interface: interface.name.clone(), port })
-        })
-        .collect()
+    ports.collect()
 }
 
 /// Where which program belongs. Peers without a tunnel are reached past the overlay device.
@@ -437,11 +442,17 @@ mod tests {
             interface(3, "both-ends-here", Some(1), true, false),
             interface(4, "tap", Some(1), false, false),
             interface(5, "other-bridge", Some(9), true, true),
+            interface(6, "cali6", None, true, true),
+            interface(7, "eth0", None, true, true),
         ]);
-        let pods = pod_ports(&interfaces, "cni0");
+        let pods = pod_ports(&interfaces, "cni0", None);
         assert_eq!(pods.keys().copied().collect::<Vec<_>>(), [2]);
         assert_eq!(pods[&2].port.gateway, Mac([2, 0, 0, 0, 0, 1]), "the bridge is the gateway");
-        assert!(pod_ports(&interfaces, "cni9").is_empty());
+        assert!(pod_ports(&interfaces, "cni9", None).is_empty());
+        let pattern = Regex::new("^(cali|other)").expect("a pattern");
+        let plain = pod_ports(&interfaces, "cni9", Some(&pattern));
+        assert_eq!(plain.keys().copied().collect::<Vec<_>>(), [6]);
+        assert_eq!(plain[&6].port.gateway, Mac([2, 0, 0, 0, 0, 6]), "it is its own gateway");
         let overlay = ByFamily { v4: Some((8, "flannel.1".to_owned())), v6: None };
         let places = Places { pods: &pods, overlay: &overlay };
         assert_eq!(hooks(&node().underlay, false, &places).len(), 4);

@@ -36,6 +36,11 @@ use nftables::Nftables;
 use seen::Seen;
 use tag::tag;
 
+/// Whether this kernel has nf_tables, which the kernel may load its module for.
+pub(crate) fn has_nftables() -> anyhow::Result<bool> {
+    Ok(generation::now()?.is_some())
+}
+
 /// Who keeps the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {

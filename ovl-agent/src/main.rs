@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use ovl_agent::cli::{self, Command, Invocation, RunArgs};
-use ovl_agent::{agent, cleanup, docker_opts, status};
+use ovl_agent::{agent, cleanup, docker_opts, flows, probe, status};
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -19,6 +19,11 @@ fn main() -> ExitCode {
         Command::Run(args) if args.version => print_version(),
         Command::Run(args) => run(*args, &options, &warnings),
         Command::Status(args) => status::print(&args),
+        Command::Probe(args) => match probe::run(&args) {
+            Ok(false) => return ExitCode::FAILURE,
+            asked => asked.map(drop),
+        },
+        Command::Flows(args) => flows::print(&args),
         Command::DockerOpts(args) => {
             event_loop().and_then(|runtime| runtime.block_on(docker_opts::run(&args)))
         }

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use crate::facts::{Facts, PeerFacts};
+use crate::cli::SourceCheck;
+use crate::facts::{EbpfFacts, Facts, PeerFacts};
 
 mod process;
 mod text;
@@ -50,6 +51,9 @@ fn plain<V: Display>(value: V) -> [([(&'static str, &'static str); 0], V); 1] {
 fn node(page: &mut Page, facts: &Facts) {
     let mode = MODES.map(|mode| ([("mode", mode)], u8::from(facts.mode == mode)));
     page.gauge("ovl_mode", "Who moves the packets: 1 for the mode that is on.", mode);
+    if let Some(ebpf) = &facts.ebpf {
+        programs(page, ebpf);
+    }
     page.gauge("ovl_mtu_bytes", "MTU of the pods.", plain(facts.mtu));
     let lease = &facts.lease;
     let remaining = lease.expires_in_seconds.map(|seconds| ([], seconds));
@@ -76,6 +80,31 @@ fn node(page: &mut Page, facts: &Facts) {
             [([("mode", mode)], firewall.repaired)],
         );
     }
+}
+
+fn programs(page: &mut Page, ebpf: &EbpfFacts) {
+    page.gauge(
+        "ovl_pinned",
+        "Whether maps, programs and attachments outlive the agent.",
+        plain(u8::from(ebpf.pinned_in.is_some())),
+    );
+    page.gauge("ovl_max_flows", "Most flows that there is room for.", plain(ebpf.max_flows));
+    page.gauge(
+        "ovl_verify_interval_seconds",
+        "Seconds after which a flow on the fast path asks netfilter again.",
+        plain(ebpf.verify_interval_seconds),
+    );
+    let check = SourceCheck::NAMES.map(|check| ([("check", check)], u8::from(ebpf.source_check == check)));
+    page.gauge(
+        "ovl_source_check",
+        "What becomes of packets from the wrong sender: 1 for the value of --source-check.",
+        check,
+    );
+    page.gauge(
+        "ovl_fast_path_mark",
+        "The bit of packets' marks that says that netfilter has accepted them.",
+        plain(ebpf.fast_path_mark),
+    );
 }
 
 fn peers(page: &mut Page, facts: &Facts) {

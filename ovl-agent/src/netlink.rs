@@ -27,6 +27,7 @@ mod neighbour;
 pub(crate) mod nfnetlink;
 mod route;
 mod rulesets;
+mod shaping;
 mod vxlan;
 mod watch;
 
@@ -42,6 +43,7 @@ pub use main_table::{MainRoute, NextHop, main_routes};
 pub use neighbour::NeighbourTable;
 pub use route::RouteTable;
 pub use rulesets::watch_rulesets;
+pub use shaping::shaped;
 pub use watch::{KernelEvents, watch};
 
 /// Opens a netlink socket in this process's network namespace. Needs a running tokio runtime.

@@ -14,7 +14,7 @@ use crate::backend::{Backend, HostGw, Vxlan};
 use crate::bpf::{AttachmentTable, ObjectSource, Pins};
 use crate::cli::{self, Mode, RunArgs};
 use crate::facts::Facts;
-use crate::family::ByFamily;
+use crate::family::{ByFamily, Family};
 use crate::fast_path::{FastPath, Policy};
 use crate::lease::LeaseAttrs;
 use crate::netlink::{self, DeviceTable};
@@ -126,11 +126,14 @@ pub async fn backend(handle: &Handle, network: &Network) -> Result<Backend> {
         BackendConfig::Alloc => Ok(Backend::Alloc),
         BackendConfig::Vxlan(options) => {
             let macs = network.pools.map(|_, _| Mac::default());
-            let mut vxlan = Vxlan { options: options.clone(), macs };
+            let mut vxlan = Vxlan { options: options.clone(), macs, zero_checksums: true };
             for (family, name) in vxlan.device_names().iter() {
-                let existing = DeviceTable::existing_mac(handle, name).await?;
-                let mac = existing.filter(|mac| *mac != Mac::default()).unwrap_or_else(random_mac);
-                vxlan.macs.set(family, Some(mac));
+                let existing = DeviceTable::existing(handle, name).await?;
+                let mac = existing.as_ref().map(|device| device.mac).filter(|mac| *mac != Mac::default());
+                vxlan.macs.set(family, Some(mac.unwrap_or_else(random_mac)));
+                if let Some(device) = existing.filter(|_| family == Family::V6) {
+                    vxlan.zero_checksums = device.zero_checksums;
+                }
             }
             Ok(Backend::Vxlan(vxlan))
         }

@@ -12,9 +12,9 @@ use tokio::net::UnixStream;
 use crate::cli::StatusArgs;
 use crate::facts::Facts;
 
-mod human;
+pub(crate) mod human;
 mod page;
-mod table;
+pub(crate) mod table;
 
 pub use page::render;
 

@@ -36,17 +36,34 @@ pub fn hop_limit(family: Family, interface: &str) -> u8 {
 
 /// Says so where the node would not forward its pods' packets.
 pub fn warn_unless_forwarding(families: impl Iterator<Item = Family>) {
-    for family in families {
-        let name = match family {
-            Family::V4 => "net.ipv4.ip_forward",
-            Family::V6 => "net.ipv6.conf.all.forwarding",
-        };
-        if read::<u8>(&format!("/proc/sys/{}", name.replace('.', "/"))) == Some(0) {
-            warn!(
-                "{name} is 0: this node does not forward its pods' {family} packets; set it to 1 (sysctl -w)"
-            );
-        }
+    for family in families.filter(|family| is_forwarding(*family) == Some(false)) {
+        let name = forwarding(family);
+        warn!("{name} is 0: this node does not forward its pods' {family} packets; set it to 1 (sysctl -w)");
     }
+}
+
+/// The setting that makes a router of the node.
+pub fn forwarding(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "net.ipv4.ip_forward",
+        Family::V6 => "net.ipv6.conf.all.forwarding",
+    }
+}
+
+/// Whether this network namespace forwards packets of a family; `None` where it has no such setting.
+pub fn is_forwarding(family: Family) -> Option<bool> {
+    read::<u8>(&format!("/proc/sys/{}", forwarding(family).replace('.', "/"))).map(|value| value != 0)
+}
+
+/// Whether conntrack is liberal or could be made so; opening a setting for writing changes nothing.
+///
+/// # Errors
+/// `NotFound` where there is no conntrack (yet).
+pub fn may_make_conntrack_liberal() -> std::io::Result<()> {
+    if read::<u8>(LIBERAL) == Some(1) {
+        return Ok(());
+    }
+    fs::OpenOptions::new().write(true).open(LIBERAL).map(drop)
 }
 
 /// Makes conntrack take TCP back that it has not seen for a while, and returns whether TCP may use the fast path.

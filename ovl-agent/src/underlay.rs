@@ -48,7 +48,10 @@ pub struct Choice {
 impl Choice {
     /// What the flags say, for a network that has these ranges.
     pub fn new(args: &RunArgs, overlay: Vec<IpNet>) -> Result<Self> {
-        let regexes = args.iface_regex.iter().map(|text| pattern(text).map_err(|reason| anyhow!(reason)));
+        let regexes = args
+            .iface_regex
+            .iter()
+            .map(|text| pattern("iface-regex", text).map_err(|reason| anyhow!(reason)));
         Ok(Self {
             ifaces: args.iface.clone(),
             regexes: regexes.collect::<Result<_>>()?,
@@ -89,8 +92,8 @@ impl Choice {
 ///
 /// # Errors
 /// One sentence that names the flag.
-pub fn pattern(text: &str) -> Result<Regex, String> {
-    Regex::new(text).map_err(|error| format!("--iface-regex '{text}' is no regular expression: {error}"))
+pub fn pattern(flag: &str, text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| format!("--{flag} '{text}' is no regular expression: {error}"))
 }
 
 /// Finds the interface and its addresses, and says in the log what of the choice did not fit.

@@ -161,6 +161,27 @@ pub struct IcmpEcho {
     pub sequence: [u8; 2],
 }
 
+/// The first 24 bytes of a neighbour advertisement (RFC 4861 section 4.4).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct NeighbourAdvertisement {
+    /// [`NeighbourAdvertisement::KIND`].
+    pub kind: u8,
+    /// 0.
+    pub code: u8,
+    /// Checksum.
+    pub checksum: [u8; 2],
+    /// Router, solicited and override flags in the highest three bits.
+    pub flags: [u8; 4],
+    /// The address that the sender has.
+    pub target: [u8; 16],
+}
+
+impl NeighbourAdvertisement {
+    /// Its type among ICMPv6's.
+    pub const KIND: u8 = 136;
+}
+
 /// VXLAN (RFC 7348 section 5).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]

@@ -53,8 +53,8 @@ pub fn outer<O: IpHeader, P: Packet>(packet: &P, config: &Config) -> Result<Oute
     if headers.vxlan.flags[0] & expected.flags[0] == 0 {
         return Err(Reason::TunnelFlags);
     }
-    let [[a, b, c, _], [x, y, z, _]] = [headers.vxlan.vni, expected.vni];
-    if a != x || b != y || c != z {
+    // The last byte is none of the identifier's.
+    if (u32::from_be_bytes(headers.vxlan.vni) ^ u32::from_be_bytes(expected.vni)) >> 8 != 0 {
         return Err(Reason::OtherVni);
     }
     let oddity = if headers.vxlan != expected {

@@ -5,8 +5,10 @@
 //! last sent on this interface. The last one matters because a bridge floods frames for a MAC it has forgotten to
 //! all its ports, and bridges forget pods whose every packet takes the fast path.
 
-use ovl_common::wire::{Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6};
-use ovl_common::{Endpoint, FastPath, IpKey, Reason};
+use ovl_common::wire::{
+    Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, ICMPV6, Ipv4, Ipv6, NeighbourAdvertisement,
+};
+use ovl_common::{Endpoint, FastPath, IpKey, Mac, Reason};
 
 use crate::active::{Active, active};
 use crate::flow::{Direction, accept};
@@ -19,15 +21,19 @@ use crate::verdict::{Verdict, is_group};
 /// Notes the MAC of the pod behind the interface that `packet` came in on, and where an address moved to.
 #[inline(always)]
 pub(crate) fn note_sender<P: Packet, T: Tables>(packet: &mut P, tables: &T) {
-    packet.make_linear(IP + size_of::<Arp>());
+    packet.make_linear(IP + size_of::<Ipv6>() + size_of::<NeighbourAdvertisement>());
     let Ok(ethernet) = packet.at::<Ethernet>(0) else { return };
     if packet.is_tagged() || is_group(ethernet.source) {
         return;
     }
     let ifindex = packet.ifindex();
-    heed_arp(packet, tables, ifindex);
-    if tables.pod_mac(ifindex) != Some(&ethernet.source) {
-        let mac = ethernet.source;
+    let mac = ethernet.source;
+    match packet.ethertype() {
+        ETHERTYPE_ARP => heed_arp(packet, tables, ifindex),
+        ETHERTYPE_IPV6 => heed_advertisement(packet, tables, ifindex, mac),
+        _ => {}
+    }
+    if tables.pod_mac(ifindex) != Some(&mac) {
         tables.learn_pod_mac(ifindex, &mac);
     }
 }
@@ -36,13 +42,27 @@ pub(crate) fn note_sender<P: Packet, T: Tables>(packet: &mut P, tables: &T) {
 /// moves the address on such a word, too, and then decides whose it is.
 #[inline(always)]
 fn heed_arp<P: Packet, T: Tables>(packet: &P, tables: &T, ifindex: u32) {
-    if packet.ethertype() != ETHERTYPE_ARP {
-        return;
-    }
     let Ok(arp) = packet.at::<Arp>(IP) else { return };
     let sender = IpKey::from_ipv4_octets(arp.sender);
     if tables.endpoint(sender).is_some_and(|known| known.ifindex != ifindex || known.pod != arp.sender_mac) {
         tables.forget_endpoint(sender);
+    }
+}
+
+/// The same by neighbour discovery.
+#[inline(always)]
+fn heed_advertisement<P: Packet, T: Tables>(packet: &P, tables: &T, ifindex: u32, mac: Mac) {
+    let Ok(ip) = packet.at::<Ipv6>(IP) else { return };
+    if ip.next_header != ICMPV6 {
+        return;
+    }
+    let Ok(advertisement) = packet.at::<NeighbourAdvertisement>(IP + size_of::<Ipv6>()) else { return };
+    if advertisement.kind != NeighbourAdvertisement::KIND {
+        return;
+    }
+    let target = IpKey::from_ipv6_octets(advertisement.target);
+    if tables.endpoint(target).is_some_and(|known| known.ifindex != ifindex || known.pod != mac) {
+        tables.forget_endpoint(target);
     }
 }
 
@@ -124,13 +144,13 @@ pub(crate) fn verify<I: IpHeader, P: Packet, T: Tables>(
 
 #[cfg(test)]
 mod tests {
-    use ovl_common::{Config, Mac, Travel};
+    use ovl_common::{Config, Travel};
 
     use super::*;
     use crate::ip::Family;
     use crate::testing::{
-        Frame, GATEWAY, MARK, PEER_POD, POD, POD_MAC, POD_PORT, config, endpoint, from_pod_frame, tables,
-        to_pod_frame_of, udp,
+        Frame, GATEWAY, MARK, PEER_POD, PEER_POD6, POD, POD_MAC, POD_PORT, POD6, config, endpoint,
+        from_pod_frame, from_pod_frame_of, tables, to_pod_frame_of, udp,
     };
 
     fn delivery() -> Frame {
@@ -206,6 +226,37 @@ mod tests {
             let mut frame = Frame::new(ifindex, bytes);
             assert_eq!(crate::egress::from_pod(&mut frame, &tables), Verdict::Pass(Reason::NotIp));
             assert_eq!(tables.endpoint_of(POD).is_some(), known, "port {ifindex}, {sender_mac}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_advertised_by_another_pod_is_forgotten() {
+        for (ifindex, mac, target, known) in [
+            (POD_PORT, POD_MAC, POD6, true),
+            (POD_PORT, Mac([2; 6]), POD6, false),
+            (POD_PORT + 1, POD_MAC, POD6, false),
+            (POD_PORT + 1, POD_MAC, PEER_POD6, true),
+        ] {
+            let tables = tables(Travel::Vxlan);
+            let mut frame = from_pod_frame_of(Family::V6);
+            frame.ifindex = ifindex;
+            frame.change::<Ethernet>(0, |ethernet| ethernet.source = mac);
+            frame.change::<Ipv6>(IP, |ip| {
+                ip.next_header = ICMPV6;
+                ip.hop_limit = 255;
+                ip.destination = [0xff; 16];
+            });
+            frame.change::<NeighbourAdvertisement>(IP + 40, |advertisement| {
+                advertisement.kind = NeighbourAdvertisement::KIND;
+                advertisement.target = target;
+            });
+            let _passed = crate::egress::from_pod(&mut frame, &tables);
+            assert_eq!(tables.endpoint_of(POD6).is_some(), known, "port {ifindex}, {mac}");
+            let mut other = frame.clone();
+            other.change::<NeighbourAdvertisement>(IP + 40, |advertisement| advertisement.kind = 135);
+            tables.set_endpoint(POD6, endpoint());
+            let _passed = crate::egress::from_pod(&mut other, &tables);
+            assert!(tables.endpoint_of(POD6).is_some(), "a solicitation says nothing");
         }
     }
 

@@ -89,9 +89,9 @@ mod tests {
             (0, 0, false),
             (999, 0, false),
             (900, 999, false),
-            (965, 900, true),
+            (930, 900, true),
             (0, 920, true),
-            (900, 0, false),
+            (810, 0, false),
         ] {
             let flow = Flow { out: at(out), into: at(into), ..Flow::default() };
             assert_eq!(fell_idle(&key, &flow, now), idle, "{out} {into}");

@@ -10,8 +10,8 @@ use tracing::{debug, info, warn};
 use super::{Agent, public_ips};
 use crate::backend::{OnLink, Route, RouteKey};
 use crate::family::{ByFamily, Family};
-use crate::fast_path::{Cluster, Places, pod_ports};
-use crate::netlink::{Interface, interfaces};
+use crate::fast_path::{Cluster, Places, PodPort, pod_ports};
+use crate::netlink::{Interface, interfaces, shaped};
 use crate::reconcile::Outcome;
 use crate::subnet_env::SubnetEnv;
 use crate::tables::Look;
@@ -95,7 +95,7 @@ impl Agent {
                 warn!("ignoring {} of lease {}: {reason}", item.1, item.0);
             }
         }
-        let pods = pod_ports(&interfaces, &self.args.pod_bridge);
+        let pods = self.pods(&interfaces, look, &mut errors).await;
         let tunnels = self.backend.tunnels(self.node.underlay.mtu);
         let cluster = Cluster {
             remotes: &desired.remotes,
@@ -121,6 +121,32 @@ impl Agent {
             errors.push(format!("{error:#}"));
         }
         Ok(errors)
+    }
+
+    /// The pods whose packets may leave the kernel path.
+    async fn pods(
+        &mut self,
+        interfaces: &BTreeMap<u32, Interface>,
+        look: Look,
+        errors: &mut Vec<String>,
+    ) -> BTreeMap<u32, PodPort> {
+        let mut pods = pod_ports(interfaces, &self.args.pod_bridge, self.pod_interfaces.as_ref());
+        if self.tables.fast_path.is_some() && look == Look::Anew {
+            match shaped(&self.handle, &pods.keys().copied().collect()).await {
+                Ok(shaped) => {
+                    for ifindex in shaped.difference(&self.shaped) {
+                        let name = pods.get(ifindex).map_or("", |pod| pod.interface.as_str());
+                        info!(
+                            "{name} has qdiscs or filters of tc, which the fast path would pass by: its pod stays on the kernel path"
+                        );
+                    }
+                    self.shaped = shaped;
+                }
+                Err(error) => errors.push(format!("{error:#}")),
+            }
+        }
+        pods.retain(|ifindex, _| !self.shaped.contains(ifindex));
+        pods
     }
 
     /// The addresses of everybody who holds a lease, whether or not it can be programmed.

@@ -7,10 +7,13 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Agent;
 use crate::backend::Backend;
+use crate::conntrack::Timeouts;
 use crate::facts::{
-    CounterFacts, Facts, LeaseFacts, NodeFacts, Path, PeerFacts, RejectedFacts, StoreHealth, TableFacts,
+    CounterFacts, EbpfFacts, Facts, LeaseFacts, NodeFacts, Path, PeerFacts, RejectedFacts, StoreHealth,
+    TableFacts,
 };
 use crate::family::Family;
+use crate::fast_path::FastPath;
 use crate::lease::{LeaseAttrs, LeaseKey};
 use crate::notify;
 
@@ -44,6 +47,7 @@ impl Agent {
             mode: mode.to_owned(),
             mode_reason: self.mode_reason.clone(),
             fast_path: if mode == "ebpf" { self.args.fast_path.name() } else { "off" }.to_owned(),
+            ebpf: self.tables.fast_path.as_ref().map(ebpf_facts),
             store: self.store_name.clone(),
             store_error: self.store_error.clone(),
             store_health: self.store_health(),
@@ -147,6 +151,17 @@ impl Agent {
             .iter()
             .map(|item| RejectedFacts { item: item.item.clone(), reason: item.reason.clone() });
         leases.chain(items).collect()
+    }
+}
+
+fn ebpf_facts(fast_path: &FastPath) -> EbpfFacts {
+    let policy = fast_path.policy();
+    EbpfFacts {
+        pinned_in: fast_path.pinned_in().map(|folder| folder.display().to_string()),
+        max_flows: policy.max_flows,
+        verify_interval_seconds: Timeouts::read().verify_interval(policy.verify_interval).as_secs_f64(),
+        source_check: policy.source_check.name().to_owned(),
+        fast_path_mark: policy.mark,
     }
 }
 

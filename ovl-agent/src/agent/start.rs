@@ -1,10 +1,10 @@
 //! What the agent finds and takes before its loop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use tracing::info;
 
 use super::Agent;
@@ -30,6 +30,9 @@ impl Agent {
         let netlink::Open { handle, task: connection, port } = netlink::open()?;
         let network = startup::network(store, progress).await?;
         sysctl::warn_unless_forwarding(network.pools.iter().map(|(family, _)| family));
+        let pattern = |text| underlay::pattern("pod-interface-regex", text);
+        let pod_interfaces = args.pod_interface_regex.as_deref().map(pattern).transpose();
+        let pod_interfaces = pod_interfaces.map_err(|reason| anyhow!(reason))?;
         let choice = Choice::new(&args, network.ranges().iter().map(|(_, range)| *range).collect())?;
         let underlay = underlay::find(&handle, &choice).await?;
         let public_ips = public_ips(&args, &underlay);
@@ -65,6 +68,8 @@ impl Agent {
         tables.fast_path = loaded.fast_path;
         Ok(Self {
             store_name: store.describe(),
+            pod_interfaces,
+            shaped: BTreeSet::new(),
             args,
             handle,
             connection,

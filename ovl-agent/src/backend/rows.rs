@@ -30,6 +30,8 @@ pub struct VxlanDevice {
     pub learning: bool,
     /// Whether frames carry a group policy.
     pub gbp: bool,
+    /// Whether it takes packets over IPv6 whose UDP checksum is zero (RFC 6935).
+    pub zero_checksums: bool,
 }
 
 /// Which route: the kernel keeps several to one range, told apart by their metrics.

@@ -21,6 +21,10 @@ pub struct Vxlan {
     pub options: VxlanOptions,
     /// This node's tunnel MACs, one per family of the network. The outer packets are of the inner ones' family.
     pub macs: ByFamily<Mac>,
+    /// Whether this node's tunnel over IPv6 takes packets whose UDP checksum is zero, which peers that know of it then
+    /// send: a program cannot make checksums for what devices cut into segments. A flanneld's device does not, and
+    /// cannot be changed; one that we make does.
+    pub zero_checksums: bool,
 }
 
 /// `BackendData` and `BackendV6Data` of a lease. Members in this order and no other string member: flannel reads the
@@ -30,6 +34,9 @@ struct LeaseData {
     /// Not compared, as flannel doesn't: its older versions write none, or its lower 16 bits.
     #[serde(rename = "VNI", default)]
     vni: u32,
+    /// Ours alone; flannel passes over what it does not know.
+    #[serde(rename = "UDP6ZeroCsum", default, skip_serializing_if = "std::ops::Not::not")]
+    zero_checksums: bool,
     #[serde(rename = "VtepMAC")]
     vtep_mac: String,
 }
@@ -49,7 +56,11 @@ impl Vxlan {
         self.options.mtu.unwrap_or(underlay_mtu).min(underlay_mtu).saturating_sub(overhead(family))
     }
 
+    /// What programs may write and read: not where tunnel headers carry packets' marks, which they don't know.
     pub(super) fn tunnels(&self, underlay_mtu: u32) -> ByFamily<Tunnel> {
+        if self.options.gbp {
+            return ByFamily::default();
+        }
         self.macs.map(|family, mac| Tunnel {
             vni: self.options.vni,
             port: self.options.port,
@@ -62,7 +73,9 @@ impl Vxlan {
         ByFamily::from_fn(|family| {
             let mac = self.macs.get(family)?;
             // Two plain members always have a form in JSON.
-            BackendData::new(&LeaseData { vni: self.options.vni, vtep_mac: mac.to_string() }).ok()
+            let zero_checksums = self.takes_zero_checksums(family);
+            BackendData::new(&LeaseData { vni: self.options.vni, zero_checksums, vtep_mac: mac.to_string() })
+                .ok()
         })
     }
 
@@ -82,6 +95,7 @@ impl Vxlan {
                 mac: *mac,
                 learning: self.options.learning,
                 gbp: self.options.gbp,
+                zero_checksums: self.takes_zero_checksums(family),
             };
             desired.devices.insert(device_name(family, self.options.vni), device);
             desired.addresses.insert(IpNet::from(subnet.addr()), ());
@@ -97,7 +111,7 @@ impl Vxlan {
         desired: &mut Desired,
     ) -> Result<(), String> {
         let family = Family::of(public_ip);
-        let mac = self.peer_mac(family, attrs).inspect_err(|_| {
+        let (mac, zero_checksum) = self.peer_device(family, attrs).inspect_err(|_| {
             // Garbage says nothing; a lease without data says that there is none.
             if attrs.backend_data(family).is_some() {
                 desired.kept.insert(subnet);
@@ -124,13 +138,24 @@ impl Vxlan {
         if let Some(device) = overlay.get(family).cloned() {
             desired.routes.insert(RouteKey::usual(subnet), Route::Via { gateway, device, onlink: true });
         }
-        let remote =
-            Remote { node: public_ip.into(), travel: Travel::Vxlan as u8, zero_checksum: 0, vtep_mac: mac };
-        desired.remotes.insert(bpf_prefix(subnet), remote);
+        if !self.options.gbp {
+            let remote = Remote {
+                node: public_ip.into(),
+                travel: Travel::Vxlan as u8,
+                zero_checksum: u8::from(zero_checksum),
+                vtep_mac: mac,
+            };
+            desired.remotes.insert(bpf_prefix(subnet), remote);
+        }
         Ok(())
     }
 
-    fn peer_mac(&self, family: Family, attrs: &LeaseAttrs) -> Result<Mac, String> {
+    fn takes_zero_checksums(&self, family: Family) -> bool {
+        family == Family::V6 && self.zero_checksums
+    }
+
+    /// A peer's MAC, and whether it takes packets without UDP checksums.
+    fn peer_device(&self, family: Family, attrs: &LeaseAttrs) -> Result<(Mac, bool), String> {
         let name = match family {
             Family::V4 => "BackendData",
             Family::V6 => "BackendV6Data",
@@ -145,7 +170,7 @@ impl Vxlan {
         if mac.0[0] & 1 != 0 || mac == Mac::default() {
             return Err(format!("its VtepMAC {mac} is not the address of one device"));
         }
-        Ok(mac)
+        Ok((mac, data.zero_checksums))
     }
 }
 
@@ -174,7 +199,7 @@ mod tests {
 
     fn vxlan() -> Vxlan {
         let macs = ByFamily { v4: Some(Mac([2, 0, 0, 0, 0, 0x0b])), v6: Some(Mac([2, 0, 0, 0, 6, 0x0b])) };
-        Vxlan { options: VxlanOptions { vni: 7, ..VxlanOptions::default() }, macs }
+        Vxlan { options: VxlanOptions { vni: 7, ..VxlanOptions::default() }, macs, zero_checksums: true }
     }
 
     fn rows(leases: &[(&str, &str)]) -> Desired {
@@ -221,6 +246,18 @@ mod tests {
             assert_eq!(desired.remotes[&bpf_prefix(net(subnet))].vtep_mac, mac);
         }
         assert!(desired.rejected.is_empty());
+    }
+
+    #[test]
+    fn a_tunnel_that_carries_marks_is_the_kernels() {
+        let gbp = Vxlan { options: VxlanOptions { gbp: true, ..vxlan().options }, ..vxlan() };
+        let peer = (
+            "10.42.7.0-24",
+            r#"{"PublicIP":"192.0.2.12","BackendType":"vxlan","BackendData":{"VNI":7,"VtepMAC":"02:00:00:00:00:0c"}}"#,
+        );
+        let remotes = |vxlan: Vxlan| desired(&Backend::Vxlan(vxlan), &[peer]).remotes.len();
+        assert_eq!((remotes(vxlan()), remotes(gbp.clone())), (1, 0));
+        assert!(gbp.tunnels(1500).is_empty() && !vxlan().tunnels(1500).is_empty());
     }
 
     #[test]
@@ -299,7 +336,7 @@ mod tests {
             concat!(
                 r#"{"PublicIP":"192.0.2.11","PublicIPv6":"2001:db8::11","BackendType":"vxlan","#,
                 r#""BackendData":{"VNI":7,"VtepMAC":"02:00:00:00:00:0b"},"#,
-                r#""BackendV6Data":{"VNI":7,"VtepMAC":"02:00:00:00:06:0b"}}"#
+                r#""BackendV6Data":{"VNI":7,"UDP6ZeroCsum":true,"VtepMAC":"02:00:00:00:06:0b"}}"#
             )
         );
         let ipv4 = Vxlan { macs: ByFamily { v6: None, ..vxlan().macs }, ..vxlan() };

@@ -160,17 +160,6 @@ impl AttachmentTable {
         }
     }
 
-    async fn is_attached(&self, hook: Hook, held: &Held, program: u32) -> bool {
-        if held.is_tcx() {
-            let Ok((_, programs)) = SchedClassifier::query_tcx(&held.attachment.interface, hook.direction())
-            else {
-                return false;
-            };
-            return programs.iter().any(|info| info.id() == program);
-        }
-        self.filter_exists(hook).await.unwrap_or(false)
-    }
-
     async fn filter_exists(&self, hook: Hook) -> Result<bool> {
         let mut filters = self.handle.traffic_filter(i32::try_from(hook.ifindex)?);
         let request = filters.get();
@@ -294,6 +283,22 @@ impl Attaching<'_> {
         Ok(Held { attachment: attachment.clone(), way: Way::Filter })
     }
 
+    /// Whether our program is among those on an interface.
+    fn is_linked(&mut self, hook: Hook, interface: &str) -> Result<bool> {
+        let program = self.program(hook.program)?.info().context("cannot ask about a BPF program")?.id();
+        match SchedClassifier::query_tcx(interface, hook.direction()) {
+            Ok((_, programs)) => Ok(programs.iter().any(|info| info.id() == program)),
+            // aya looks each of them up by its number, for which it takes CAP_SYS_ADMIN. A link that was taken off
+            // cannot be given a program; giving it the one that it has does nothing.
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(nix::libc::EPERM) =>
+            {
+                Ok(self.table.pins.is_none() || self.take_over(hook).is_some())
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
     /// Puts our program in the place of an earlier agent's, in one step. `None` where there is none to take over, or its
     /// interface is gone and another has its index.
     fn take_over(&mut self, hook: Hook) -> Option<Way> {
@@ -357,10 +362,15 @@ impl Table for Attaching<'_> {
         let mut rows = BTreeMap::new();
         let hooks: Vec<Hook> = self.table.held.keys().copied().collect();
         for hook in hooks {
-            let program = self.program(hook.program)?.info().context("cannot ask about a BPF program")?.id();
             let Some(held) = self.table.held.get(&hook) else { continue };
-            if self.table.is_attached(hook, held, program).await {
-                rows.insert(hook, held.attachment.clone());
+            let (attachment, is_tcx) = (held.attachment.clone(), held.is_tcx());
+            let is_attached = if is_tcx {
+                self.is_linked(hook, &attachment.interface)?
+            } else {
+                self.table.filter_exists(hook).await.unwrap_or(false)
+            };
+            if is_attached {
+                rows.insert(hook, attachment);
             } else {
                 // Somebody took it off, or the interface went.
                 self.table.detach(hook).await?;

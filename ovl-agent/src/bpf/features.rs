@@ -6,20 +6,28 @@ use aya::sys::{BpfHelper, is_helper_supported};
 use tracing::debug;
 
 /// The name of the program that only asks.
-pub const PROBE: &str = "probe_room";
+const PROBE: &str = "probe_room";
 
-/// `bpf_skb_adjust_room`'s flags (`linux/bpf.h`).
+/// A flag of `bpf_skb_adjust_room`, as those below (`linux/bpf.h`): segments keep their size.
 pub const FIXED_GSO: u64 = 1 << 0;
 const ENCAP_L3_IPV4: u64 = 1 << 1;
+const ENCAP_L3_IPV6: u64 = 1 << 2;
 const ENCAP_L4_UDP: u64 = 1 << 4;
+/// The checksum's state stays what it is.
 pub const NO_CSUM_RESET: u64 = 1 << 5;
 const ENCAP_L2_ETH: u64 = 1 << 6;
+/// What is left is IPv6.
 pub const DECAP_L3_IPV6: u64 = 1 << 8;
 const ENCAP_L2_SHIFT: u32 = 56;
 
 /// What the programs ask for to make room for VXLAN.
 pub const ENCAP_VXLAN: u64 =
     FIXED_GSO | NO_CSUM_RESET | ENCAP_L3_IPV4 | ENCAP_L4_UDP | ENCAP_L2_ETH | 14 << ENCAP_L2_SHIFT;
+
+/// The same for tunnels over IPv6.
+pub(crate) const ENCAP_VXLAN_IPV6: u64 = ENCAP_VXLAN ^ ENCAP_L3_IPV4 ^ ENCAP_L3_IPV6;
+/// What they ask for to take a tunnel over IPv4 off an IPv6 packet.
+pub(crate) const DECAP_MIXED: u64 = FIXED_GSO | NO_CSUM_RESET | DECAP_L3_IPV6;
 
 /// Whether programs may read the clock of the last tick, which costs a third of the exact one (since 5.11).
 pub fn has_coarse_clock() -> bool {

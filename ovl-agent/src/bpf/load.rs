@@ -17,7 +17,7 @@ use super::flows::FlowMap;
 use super::maps::Abi;
 use super::pins::{Pins, Shape, check_map};
 
-static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ovl.bpf.o"));
+pub(super) static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ovl.bpf.o"));
 
 /// Where the object comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,9 +43,9 @@ pub struct LoadError {
 const NO_RIGHTS: &str = "give the agent CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (CAP_SYS_ADMIN on kernels before 5.8), \
                          or choose --mode kernel";
 const NO_PIN: &str = "remove what is there with `ovl-agent cleanup --only-pins`";
-const NO_OBJECT: &str =
+pub(super) const NO_OBJECT: &str =
     "build it with `cargo xtask build-ebpf` and build ovl-agent again, or name one with --bpf-object";
-const BAD_OBJECT: &str =
+pub(super) const BAD_OBJECT: &str =
     "build the object and the agent from the same sources: `cargo xtask build-ebpf`, then ovl-agent";
 const NO_KERNEL: &str =
     "this kernel lacks something the programs need; choose --mode kernel, or a kernel from 6.1 on";
@@ -87,11 +87,7 @@ impl DataPlane {
         if object.is_empty() {
             return Err(failed("finding the BPF object", "this ovl-agent was built without it", NO_OBJECT));
         }
-        // Kernels before 5.11 charge maps to this limit; later ones ignore it, and lacking the right to raise it is
-        // only a problem there, where creating the maps will say so.
-        if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
-            tracing::debug!("cannot raise the locked-memory limit: {error}");
-        }
+        raise_memory_limit();
         let coarse = u8::from(features::has_coarse_clock());
         let mut object_loader = EbpfLoader::new();
         object_loader.override_global("OVL_COARSE", &coarse, true).map_max_entries(FLOWS.name, max_flows);
@@ -131,6 +127,14 @@ impl DataPlane {
             stats: take(&mut programs, STATS.name)?,
             programs,
         })
+    }
+}
+
+/// Kernels before 5.11 charge maps to this limit; later ones ignore it, and lacking the right to raise it is only a
+/// problem there, where creating the maps will say so.
+pub(super) fn raise_memory_limit() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+        tracing::debug!("cannot raise the locked-memory limit: {error}");
     }
 }
 
@@ -208,6 +212,11 @@ fn one_line(text: &str) -> String {
 }
 
 impl LoadError {
+    /// Whether it says more about the process than about the kernel.
+    pub(crate) fn is_about_rights(&self) -> bool {
+        self.advice == NO_RIGHTS
+    }
+
     /// An error of aya at some step.
     pub(super) fn of(step: &str, error: &(dyn std::error::Error + 'static)) -> Self {
         from_kernel(step, error)

@@ -1,10 +1,11 @@
 //! The maps as tables.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError};
 use ovl_common::{Config, Endpoint, IpKey, Mac, Port, Prefix, Remote};
 
 use crate::table::Table;
@@ -169,6 +170,15 @@ impl StateTable<'_> {
         let config = Config { deadline, epoch, carry_tcp: u8::from(carry_tcp), ..config };
         self.map.set(0, Abi(config), 0).context("cannot write the BPF configuration")
     }
+}
+
+/// The node's configuration in the map that is pinned at `path`.
+pub fn pinned_config(path: &Path) -> Result<Config> {
+    let context = || format!("cannot open {}", path.display());
+    let map = MapData::from_pin(path).with_context(context)?;
+    let map: Array<MapData, Abi<Config>> = Map::Array(map).try_into().with_context(context)?;
+    let Abi(config) = map.get(&0, 0).context("cannot read the BPF configuration")?;
+    Ok(config)
 }
 
 /// Forgets what the programs learned on interfaces that are no pod ports any more, and returns how much that was.

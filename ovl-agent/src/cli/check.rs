@@ -43,7 +43,10 @@ impl Asked<'_> {
         if run.etcd_endpoints.is_empty() {
             return Err("--etcd-endpoints is empty; name at least one URL".to_owned());
         }
-        run.iface_regex.iter().try_for_each(|text| underlay::pattern(text).map(drop))?;
+        run.iface_regex.iter().try_for_each(|text| underlay::pattern("iface-regex", text).map(drop))?;
+        let pods = run.pod_interface_regex.iter();
+        pods.map(|text| underlay::pattern("pod-interface-regex", text))
+            .try_for_each(|pattern| pattern.map(drop))?;
         let mut warnings = Vec::new();
         if run.store.is_some() {
             let (by_variable, by_flag) = self.changed_under(ETCD);

@@ -63,6 +63,15 @@ pub struct RunArgs {
     /// The bridge whose ports are the pods.
     #[arg(long, value_name = "NAME", default_value = "cni0", help_heading = "Data plane")]
     pub pod_bridge: String,
+    /// Pods' host-side interfaces where they are no ports of a bridge: a regular expression for their names.
+    #[arg(
+        long,
+        value_name = "REGEX",
+        default_value = "",
+        value_parser = unless_empty::<String>,
+        help_heading = "Data plane"
+    )]
+    pub pod_interface_regex: Maybe<String>,
     /// How to attach the programs.
     #[arg(long, value_enum, default_value = "auto", help_heading = "Data plane")]
     pub tc_attach: TcAttach,

@@ -23,7 +23,11 @@ fn run(words: &[&str]) -> RunArgs {
 fn run_with(words: &[&str], variables: &[(&str, &str)]) -> RunArgs {
     match parse_with(words, variables).unwrap_or_else(|error| panic!("{words:?}: {error}")).command {
         Command::Run(run) => *run,
-        other @ (Command::Status(_) | Command::DockerOpts(_) | Command::Cleanup(_)) => {
+        other @ (Command::Status(_)
+        | Command::Flows(_)
+        | Command::Probe(_)
+        | Command::DockerOpts(_)
+        | Command::Cleanup(_)) => {
             panic!("{words:?} is not run but {other:?}")
         }
     }

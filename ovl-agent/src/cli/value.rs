@@ -74,6 +74,21 @@ pub enum SourceCheck {
     Strict,
 }
 
+impl SourceCheck {
+    /// The names of the option's values.
+    pub const NAMES: [&str; 3] = ["off", "loose", "strict"];
+
+    /// The name of the option's value.
+    pub fn name(self) -> &'static str {
+        let [off, loose, strict] = Self::NAMES;
+        match self {
+            Self::Off => off,
+            Self::Loose => loose,
+            Self::Strict => strict,
+        }
+    }
+}
+
 /// The one bit of `skb->mark` for packets that netfilter accepted.
 pub(super) fn mark(text: &str) -> Result<u32, String> {
     // What kube-proxy marks packets with that it will masquerade, or drop.

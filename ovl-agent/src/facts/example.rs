@@ -37,6 +37,13 @@ pub(crate) fn example() -> Facts {
         mode: "ebpf".into(),
         mode_reason: "programs loaded, attached by tcx".into(),
         fast_path: "always".into(),
+        ebpf: Some(EbpfFacts {
+            pinned_in: Some(format!("/sys/fs/bpf/ovl/10_42_0_0_16-4026531840/abi-{}", ovl_common::ABI)),
+            max_flows: 262_144,
+            verify_interval_seconds: 10.0,
+            source_check: "loose".into(),
+            fast_path_mark: 0x2000,
+        }),
         store: "etcd http://192.0.2.1:2379".into(),
         store_error: None,
         store_health: StoreHealth { up: true, since_seconds: 900, last_answer_seconds: Some(4), outages: 2 },

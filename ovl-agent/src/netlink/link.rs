@@ -40,8 +40,9 @@ impl DeviceTable {
         Self { handle, alias, wanted }
     }
 
-    /// The MAC of an existing VXLAN device called `name`, to be kept over a restart: peers have it in their tables.
-    pub async fn existing_mac(handle: &Handle, name: &str) -> Result<Option<Mac>> {
+    /// An existing VXLAN device called `name`. Its MAC is to be kept over a restart, since peers have it in their tables,
+    /// and so is what can't be changed.
+    pub async fn existing(handle: &Handle, name: &str) -> Result<Option<VxlanDevice>> {
         let wanted = ByFamily { v4: Some(name.to_owned()), v6: None };
         let table = Self::new(handle.clone(), String::new(), wanted);
         let found = table.found().await.with_context(|| format!("cannot look for device {name}"))?;
@@ -49,7 +50,7 @@ impl DeviceTable {
             .into_iter()
             .find(|link| link.name == name)
             .and_then(|link| link.vxlan)
-            .map(|vxlan| vxlan.device.mac))
+            .map(|vxlan| vxlan.device))
     }
 
     async fn found(&self) -> Result<Vec<Found>> {
@@ -63,6 +64,9 @@ impl DeviceTable {
         let mut message = changeable(name, device).port(device.port);
         if device.gbp {
             message = message.gbp();
+        }
+        if device.zero_checksums {
+            message = message.udp_zero_csum6_rx(true);
         }
         let message = message
             // Set at creation: systemd's MACAddressPolicy replaces an address that the kernel made up.
@@ -164,7 +168,9 @@ fn changeable(name: &str, device: &VxlanDevice) -> LinkMessageBuilder<LinkVxlan>
 
 /// What it does not change.
 fn same_kind(have: &VxlanDevice, want: &VxlanDevice) -> bool {
-    let kind = |device: &VxlanDevice| (device.vni, device.port, device.gbp, device.local.is_ipv4());
+    let kind = |device: &VxlanDevice| {
+        (device.vni, device.port, device.gbp, device.zero_checksums, device.local.is_ipv4())
+    };
     kind(have) == kind(want)
 }
 

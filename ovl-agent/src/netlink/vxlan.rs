@@ -10,7 +10,7 @@ use crate::backend::VxlanDevice;
 
 /// What else a device has that changes packets, entries or events, as it is in one that flannel or we make
 /// (FLANNEL.md 5.1). An attribute that the kernel leaves out is as here.
-const PLAIN: [InfoVxlan; 21] = [
+const PLAIN: [InfoVxlan; 20] = [
     // Also that of `remote`: where frames for unknown MACs go.
     InfoVxlan::Group(Ipv4Addr::UNSPECIFIED),
     InfoVxlan::Group6(Ipv6Addr::UNSPECIFIED),
@@ -29,7 +29,6 @@ const PLAIN: [InfoVxlan; 21] = [
     InfoVxlan::Vnifilter(false),
     InfoVxlan::UDPCsum(true),
     InfoVxlan::UDPZeroCsumTX(false),
-    InfoVxlan::UDPZeroCsumRX(false),
     InfoVxlan::RemCsumTX(false),
     InfoVxlan::RemCsumRX(false),
     InfoVxlan::McRoute(false),
@@ -73,6 +72,7 @@ fn device(data: &[InfoVxlan]) -> VxlanDevice {
         mac: Mac::default(),
         learning: false,
         gbp: false,
+        zero_checksums: false,
     };
     for item in data {
         if let InfoVxlan::Id(vni) = item {
@@ -85,6 +85,8 @@ fn device(data: &[InfoVxlan]) -> VxlanDevice {
             device.local = IpAddr::V6(*address);
         } else if *item == InfoVxlan::Gbp {
             device.gbp = true;
+        } else if let InfoVxlan::UDPZeroCsumRX(takes) = item {
+            device.zero_checksums = *takes;
         } else if let InfoVxlan::Learning(learning) = item {
             device.learning = *learning;
         } else if let InfoVxlan::Link(ifindex) = item {
@@ -117,8 +119,9 @@ mod tests {
         let all = of(&PLAIN);
         assert!(of(&[]).plain && all.plain);
         assert_eq!((all.device.vni, all.device.underlay, all.device.port), (1, 2, 8472));
-        let learning = of(&[InfoVxlan::Learning(true), InfoVxlan::Gbp]);
-        assert!(learning.plain && learning.device.learning && learning.device.gbp, "that can be wanted");
+        let wanted = of(&[InfoVxlan::Learning(true), InfoVxlan::Gbp, InfoVxlan::UDPZeroCsumRX(true)]);
+        assert!(wanted.plain && wanted.device.learning && wanted.device.gbp, "that can be wanted");
+        assert!(wanted.device.zero_checksums, "and so can that");
         for other in [
             InfoVxlan::Group(Ipv4Addr::new(239, 1, 1, 1)),
             InfoVxlan::Group6(Ipv6Addr::LOCALHOST),
@@ -137,7 +140,6 @@ mod tests {
             InfoVxlan::Vnifilter(true),
             InfoVxlan::UDPCsum(false),
             InfoVxlan::UDPZeroCsumTX(true),
-            InfoVxlan::UDPZeroCsumRX(true),
             InfoVxlan::RemCsumTX(true),
             InfoVxlan::RemCsumRX(true),
             InfoVxlan::McRoute(true),

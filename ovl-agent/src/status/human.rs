@@ -1,7 +1,7 @@
 //! Times and texts as a person reads them.
 
 /// A duration in its two largest units: `12s`, `3m`, `2h 5m`, `4d 3h`.
-pub(super) fn duration(seconds: u64) -> String {
+pub(crate) fn duration(seconds: u64) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;
     const DAY: u64 = 24 * HOUR;
@@ -18,27 +18,47 @@ pub(super) fn duration(seconds: u64) -> String {
 }
 
 /// How long ago; a dash for never.
-pub(super) fn ago(seconds: Option<u64>) -> String {
+pub(crate) fn ago(seconds: Option<u64>) -> String {
     seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{} ago", duration(seconds)))
 }
 
 /// How long something took.
-pub(super) fn took(seconds: f64) -> String {
+pub(crate) fn took(seconds: f64) -> String {
     if seconds < 1.0 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }
 }
 
+/// An amount of data in three digits: `999 B`, `1.23 kB`, `45.6 MB`.
+pub(crate) fn bytes(count: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "three digits of it are shown")]
+    let mut amount = count as f64;
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    let mut units = ["kB", "MB", "GB", "TB", "PB", "EB"].into_iter();
+    let mut unit = "";
+    // What would be rounded up to four digits belongs to the next unit.
+    while amount >= 999.5
+        && let Some(next) = units.next()
+    {
+        amount /= 1000.0;
+        unit = next;
+    }
+    let places = if amount < 9.995 { 2 } else { usize::from(amount < 99.95) };
+    format!("{amount:.places$} {unit}")
+}
+
 /// `once`, `2 times`.
-pub(super) fn times(count: u64) -> String {
+pub(crate) fn times(count: u64) -> String {
     if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 
 /// What other nodes wrote into the store, without what a terminal would act on.
-pub(super) fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
 /// The items that are there, separated by commas; a dash where there is none.
-pub(super) fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+pub(crate) fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
     if items.is_empty() { "-".to_owned() } else { items.join(", ") }
 }
@@ -65,6 +85,24 @@ mod tests {
         }
         assert_eq!((ago(None), ago(Some(61))), ("-".to_owned(), "1m ago".to_owned()));
         assert_eq!((took(0.00123), took(12.34)), ("1.2 ms".to_owned(), "12.3 s".to_owned()));
+    }
+
+    #[test]
+    fn amounts_have_three_digits() {
+        let table = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.00 kB"),
+            (9996, "10.0 kB"),
+            (45_600_000, "45.6 MB"),
+            (999_499, "999 kB"),
+            (999_500, "1.00 MB"),
+            (1_234_567_890, "1.23 GB"),
+            (u64::MAX, "18.4 EB"),
+        ];
+        for (count, text) in table {
+            assert_eq!(bytes(count), text);
+        }
     }
 
     #[test]

@@ -60,7 +60,7 @@ fn head(facts: &Facts) -> String {
         ("lease", lease(&facts.lease)),
         ("backend", format!("{}, MTU {}", facts.backend, facts.mtu)),
         ("mode", format!("{}: {}", facts.mode, facts.mode_reason)),
-        ("fast path", facts.fast_path.clone()),
+        ("fast path", fast_path(facts)),
         ("store", format!("{}: {}", facts.store, store(&facts.store_health, facts.store_error.as_deref()))),
         ("firewall", facts.firewall.as_ref().map_or_else(|| "no rules wanted".to_owned(), firewall)),
         ("passes", passes(facts)),
@@ -68,6 +68,26 @@ fn head(facts: &Facts) -> String {
     ];
     let troubles = facts.errors.iter().take(TROUBLES).map(|error| ("", error.clone()));
     written(&lines.into_iter().chain(troubles).collect::<Vec<_>>())
+}
+
+fn fast_path(facts: &Facts) -> String {
+    let mut text = facts.fast_path.clone();
+    let Some(ebpf) = &facts.ebpf else { return text };
+    if text == "verified" {
+        // A tenth of a second is what conntrack's timeouts, in seconds, can make of it.
+        let every = (ebpf.verify_interval_seconds * 10.0).round() / 10.0;
+        let _written = write!(
+            text,
+            " every {every} s by mark {:#x}; room for {} flows",
+            ebpf.fast_path_mark, ebpf.max_flows
+        );
+    }
+    let _written = write!(text, "; source check {}; ", ebpf.source_check);
+    match &ebpf.pinned_in {
+        Some(folder) => _ = write!(text, "pinned in {folder}"),
+        None => text.push_str("not pinned"),
+    }
+    text
 }
 
 /// What there is of two families.

@@ -4,7 +4,7 @@ use super::human::clean;
 
 /// To which side the cells of a column go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     /// Words.
     Left,
     /// Numbers.
@@ -12,7 +12,7 @@ pub(super) enum Side {
 }
 
 /// A heading line and the rows under it: columns as wide as their widest cell, two spaces apart, the last one ragged.
-pub(super) fn table<const N: usize>(heads: [(&str, Side); N], rows: &[[String; N]]) -> String {
+pub(crate) fn table<const N: usize>(heads: [(&str, Side); N], rows: &[[String; N]]) -> String {
     let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| clean(cell))).collect();
     let heading = heads.map(|(head, _)| head.to_owned());
     let mut widths = [0; N];

@@ -94,10 +94,14 @@ fn everything_of_an_agent_goes_and_nothing_else() {
     assert_eq!(changes(&before, &state(node).unwrap()), [""; 0], "a dry run changes nothing");
     let removed = cleaned(node, "");
     let file = |name: &str| format!("removed file {}", node.dir().join(name).display());
+    let inode = node.command("stat").words("-L -c %i /proc/self/ns/net").run().unwrap();
+    let pins = format!("removed programs and maps in /sys/fs/bpf/ovl/10_42_0_0_16-{}", inode.trim());
     let expected = [
         "removed tc filter from_wire on eth0 ingress",
+        "removed tc filter to_overlay on flannel.1 egress",
         "removed tc filter from_pod on veth0 ingress",
         "removed tc filter to_pod on veth0 egress",
+        &pins,
         "removed blackhole route 10.42.253.0/24",
         "removed device flannel.1 and what hangs on it",
         "removed the firewall rules in IPv4 filter (nft)",

@@ -66,7 +66,9 @@ fn three_nodes_in_the_kernel() {
 
 #[test]
 fn attached_programs_with_the_fast_path_off_carry_nothing() {
-    let overlay = Overlay::start(Topology::builder("off").nodes(2), "vxlan", "--mode ebpf --strict").unwrap();
+    let overlay =
+        Overlay::start(Topology::builder("off").nodes(2), "vxlan", "--mode ebpf --strict --fast-path off")
+            .unwrap();
     traffic::ping_all_pairs(&overlay.pods).unwrap();
     let carried = transfer(&overlay).unwrap();
     assert_eq!(carried.fast, 0);

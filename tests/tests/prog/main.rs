@@ -6,3 +6,4 @@
 mod hostile;
 mod packets;
 mod program;
+mod sizes;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use nix::sched::{CloneFlags, unshare};
 use ovl_agent::bpf::{Abi, features};
@@ -125,6 +125,13 @@ impl Programs {
     pub(crate) fn flows(&mut self) -> Vec<(FlowKey, Flow)> {
         let flows: HashMap<_, Abi<FlowKey>, Abi<Flow>> = self.map(FLOWS.name);
         flows.iter().map(|row| row.expect("readable")).map(|(Abi(key), Abi(flow))| (key, flow)).collect()
+    }
+
+    /// What the kernel says of a program.
+    pub(crate) fn info(&mut self, program: Program) -> ProgramInfo {
+        let found = self.ebpf.program_mut(program.name()).expect("in the object");
+        let classifier: &mut SchedClassifier = found.try_into().expect("a classifier");
+        classifier.info().expect("it is loaded")
     }
 
     /// Whether this kernel (6.3 and later) turns a packet of one family into one of the other when it is stripped.

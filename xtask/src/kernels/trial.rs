@@ -78,6 +78,8 @@ fn script(binaries: &Binaries, parts: &[Part<'_>]) -> String {
     for (name, path) in binaries.environment() {
         let _written = writeln!(script, "export {name}={}", quoted(path));
     }
+    // A million would take an emulated machine half an hour.
+    let _written = writeln!(script, "export OVL_HOSTILE_PACKETS=10000");
     for part in parts.iter().filter(|part| !part.tests.is_empty()) {
         let (name, binary, tests) = (part.name, quoted(part.binary), part.tests.join(" "));
         let _written = write!(

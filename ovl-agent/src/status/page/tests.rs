@@ -14,7 +14,7 @@ network    10.42.0.0/16, fd42::/48
 lease      10.42.3.0/24, fd42:0:0:3::/64; ends in 23h unless renewed (2030-01-02T03:04:05Z); lost once
 backend    vxlan, MTU 1430
 mode       ebpf: programs loaded, attached by tcx
-fast path  always
+fast path  always; source check loose; pinned in /sys/fs/bpf/ovl/10_42_0_0_16-4026531840/abi-ABI
 store      etcd http://192.0.2.1:2379: up for 15m; last answer 4s ago; went away 2 times
 firewall   nftables, rules in place; repaired 2 times, last 1m ago
 passes     3841, 1 failed; the last took 1.2 ms
@@ -36,7 +36,23 @@ route      4      120        7         3  59s ago
 PROGRAM   REASON     PACKETS     BYTES  MEANING
 from_pod  forwarded   123456  98765432  Encapsulated and sent.
 ";
+    let expected = expected.replace("ABI", &ovl_common::ABI.to_string());
     assert_eq!(render(&example(), false), expected);
+}
+
+#[test]
+fn flows_have_their_terms() {
+    let mut facts = example();
+    facts.fast_path = "verified".into();
+    if let Some(ebpf) = &mut facts.ebpf {
+        ebpf.verify_interval_seconds = 10.0 / 3.0;
+        ebpf.pinned_in = None;
+    }
+    let line = "\nfast path  verified every 3.3 s by mark 0x2000; room for 262144 flows; source check loose; not pinned\n";
+    let page = render(&facts, false);
+    assert!(page.contains(line), "{page}");
+    facts.ebpf = None;
+    assert!(render(&facts, false).contains("\nfast path  verified\n"));
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn what_does_not_fit_is_named_and_so_is_what_there_is() {
     facts.interfaces.get_mut(&2).expect("eth0").mtu = 0;
     assert!(chosen("--iface=eth0", "4", &facts).expect_err("no MTU").contains("eth0 has no MTU"));
     assert_eq!(
-        pattern("(").expect_err("no expression").split(':').next(),
+        pattern("iface-regex", "(").expect_err("no expression").split(':').next(),
         Some("--iface-regex '(' is no regular expression")
     );
 }

@@ -1,0 +1,108 @@
+//! The verified fast path at its simplest, for every kernel: both families, with a tunnel and without, both ways.
+
+use ovl_tests::netns::Netns;
+use ovl_tests::topology::Topology;
+use ovl_tests::traffic::{self, Destination, PingInBackground};
+use ovl_tests::wait::wait_for;
+
+use crate::overlay::{DUAL, Overlay, SOON, VERIFIED, config};
+
+/// Pings at every address until they go fast, and a transfer that does.
+fn goes_fast(backend: &str) {
+    let config = config(&[DUAL], &format!(r#"{{"Type":"{backend}"}}"#));
+    let overlay = Overlay::start_with(Topology::builder("verified").ipv6(), &config, VERIFIED).unwrap();
+    for (from, to) in [(0, 1), (1, 0)] {
+        let (client, server) = (&overlay.pods[from], &overlay.pods[to]);
+        for server in Destination::all(server) {
+            let before = overlay.fast(from).unwrap();
+            // One flow: each ping of its own is a new one, whose first packet is netfilter's.
+            let ping = PingInBackground::start(client.netns(), server.address).unwrap();
+            wait_for(
+                &format!("pings from {} to {} to go fast", client.label(), server.address),
+                SOON,
+                || {
+                    let now = overlay.fast(from)?;
+                    Ok(now.0 > before.0 && now.1 > before.1)
+                },
+            )
+            .unwrap();
+            assert_eq!(ping.stop().unwrap().lost(), 0);
+            traffic::tcp_intact(client, server, 4 << 20, overlay.topology.dir()).unwrap();
+        }
+    }
+    for agent in &overlay.agents {
+        assert!(agent.counter("to_overlay", "verified").unwrap() > 0);
+        assert!(agent.counter("to_pod", "verified").unwrap() > 0);
+        // Between our own nodes checksums are no reason to go slow.
+        assert_eq!(agent.counter("from_pod", "outer_checksum").unwrap(), 0);
+        assert_eq!(agent.counter("from_pod", "mangled").unwrap(), 0);
+        assert_eq!(agent.counter("from_wire", "mangled").unwrap(), 0);
+    }
+}
+
+/// A pod behind a veth of its own, as the ptp plugin makes it.
+#[test]
+fn a_pod_without_a_bridge_goes_fast() {
+    let topology = Topology::builder("ptp");
+    let args = format!("{VERIFIED} --pod-interface-regex ^ptp");
+    let overlay = Overlay::start(topology, "vxlan", &args).unwrap();
+    let (node, env) = (overlay.node(0), overlay.agents[0].subnet().unwrap());
+    let subnet = env.subnets.ipv4().unwrap();
+    // The bridge of the other pods has the gateway's address.
+    let (gateway, address) = ("169.254.1.1", subnet.pod_address(200));
+    let pod = Netns::create(&format!("{}-ptp", node.netns().name())).unwrap();
+    node.netns().ip(&format!("link add ptp0 type veth peer name eth0 netns {}", pod.name())).unwrap();
+    node.netns().ip("link set ptp0 up").unwrap();
+    node.netns().ip(&format!("address add {gateway}/32 dev ptp0")).unwrap();
+    node.netns().ip(&format!("route add {address} dev ptp0")).unwrap();
+    pod.ip("link set eth0 up").unwrap();
+    pod.ip(&format!("address add {address}/32 dev eth0")).unwrap();
+    pod.ip(&format!("route add {gateway} dev eth0")).unwrap();
+    pod.ip(&format!("route add default via {gateway} dev eth0")).unwrap();
+    let before = overlay.fast(0).unwrap();
+    let ping = PingInBackground::start(&pod, overlay.pods[1].address()).unwrap();
+    wait_for("its pings to go fast", SOON, || {
+        let now = overlay.fast(0)?;
+        Ok(now.0 > before.0 && now.1 > before.1)
+    })
+    .unwrap();
+    assert_eq!(ping.stop().unwrap().lost(), 0);
+}
+
+/// As the CNI bandwidth plugin does it: what leaves by another way would not be held up.
+#[test]
+fn a_pod_whose_traffic_is_shaped_stays_on_the_kernel_path() {
+    let overlay = Overlay::start(Topology::builder("shaped"), "vxlan", VERIFIED).unwrap();
+    let (node, agent) = (overlay.node(0), &overlay.agents[0]);
+    let pods = [overlay.pods[0].host_interface(), "veth1"];
+    let other = node.add_pod("b", &agent.subnet().unwrap()).unwrap();
+    let shape = format!("qdisc add dev {} root tbf rate 1gbit burst 100000 latency 25ms", pods[0]);
+    node.command("tc").words(&shape).run().unwrap();
+    node.command("tc").words(&format!("qdisc add dev {} ingress", pods[1])).run().unwrap();
+    let filter = format!("filter add dev {} ingress prio 1 bpf bytecode", pods[1]);
+    node.command("tc").words(&filter).arg("1,6 0 0 4294967295").run().unwrap();
+    // The kernel makes no event of it.
+    node.netns().ip("link set eth0 alias looked-at").unwrap();
+    for interface in pods {
+        Overlay::wait_for_log(agent, &format!("{interface} has qdiscs or filters of tc")).unwrap();
+    }
+    for pod in [&overlay.pods[0], &other] {
+        let ping = PingInBackground::start(pod.netns(), overlay.pods[1].address()).unwrap();
+        // A packet may have been on its way while the programs were taken off.
+        ping.wait_for_more(20, SOON).unwrap();
+        let before = overlay.fast(0).unwrap();
+        ping.wait_for_more(20, SOON).unwrap();
+        assert_eq!(overlay.fast(0).unwrap(), before, "{}", pod.label());
+        assert_eq!(ping.stop().unwrap().lost(), 0);
+    }
+}
+
+#[test]
+fn flows_go_fast_through_the_tunnel() {
+    goes_fast("vxlan");
+}
+
+#[test]
+fn flows_go_fast_without_a_tunnel() {
+    goes_fast("host-gw");
+}

@@ -1,0 +1,29 @@
+//! How large the programs are, and how much work they are for the verifier: so that neither grows unnoticed.
+
+use ovl_common::{Program, Travel};
+
+use crate::program::Programs;
+
+/// Bytes of a program after verification, as the kernel runs it before its own compiler. Twice what they were when this
+/// was written.
+const BYTES: u32 = 72 * 1024;
+/// Instructions that the verifier looked at, over all paths. It gives up at a million.
+const VERIFIED: u32 = 100_000;
+
+#[test]
+fn programs_stay_small() {
+    let mut programs = Programs::load(Travel::Vxlan);
+    for program in Program::ALL {
+        let info = programs.info(program);
+        let name = program.name();
+        let bytes = info.size_translated().expect("known since 4.15");
+        // Known since 5.16.
+        let verified = info.verified_instruction_count();
+        println!("{name}: {bytes} bytes, {verified:?} instructions verified");
+        assert!(bytes < BYTES, "{name} has {bytes} bytes");
+        assert!(
+            verified.is_none_or(|count| count < VERIFIED),
+            "the verifier looked at {verified:?} of {name}"
+        );
+    }
+}
