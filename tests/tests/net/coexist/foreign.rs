@@ -120,10 +120,7 @@ fn load(verdict: Verdict) -> Result<OwnedFd> {
 
 /// Two members of four bytes each, one after the other.
 fn low_high(low: u32, high: u32) -> u64 {
-    let mut bytes = [0; 8];
-    bytes[..4].copy_from_slice(&low.to_ne_bytes());
-    bytes[4..].copy_from_slice(&high.to_ne_bytes());
-    u64::from_ne_bytes(bytes)
+    bytemuck::cast([low, high])
 }
 
 fn descriptor(fd: &OwnedFd) -> Result<u32> {

@@ -1,5 +1,6 @@
 //! Pins of a version whose maps are other ones: named, left alone, and removed by `cleanup --only-pins`.
 
+use ovl_common::ABI;
 use ovl_tests::artifacts;
 use ovl_tests::links;
 use ovl_tests::node::Node;
@@ -24,7 +25,7 @@ fn pins_of_another_abi_are_named_and_go_when_told() {
     overlay.agents[0].kill().unwrap();
     let folder = folder(node).unwrap();
     // Living programs, as an earlier version would leave them.
-    node.command("mv").arg(format!("{folder}/abi-2")).arg(format!("{folder}/abi-1")).run().unwrap();
+    node.command("mv").arg(format!("{folder}/abi-{ABI}")).arg(format!("{folder}/abi-1")).run().unwrap();
     let others = names_in(node, &format!("{folder}/abi-1")).unwrap();
     let programs = attached(node).unwrap();
     assert!(others.contains("OVL_FLOWS") && programs.len() == 4, "{others:?} {programs:?}");
@@ -33,7 +34,7 @@ fn pins_of_another_abi_are_named_and_go_when_told() {
     assert_eq!(strict.wait_exit().unwrap().code(), Some(1));
     let log = strict.log();
     let last = log.lines().last().unwrap_or_default();
-    for part in ["abi-1 is of another version of ovl-agent (this one has ABI 2)", "cleanup --only-pins"] {
+    for part in ["abi-1 is of another version of ovl-agent", "cleanup --only-pins"] {
         assert!(last.starts_with("error: ") && last.contains(part), "'{part}' is not in: {last}");
     }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result};
+use ovl_common::ABI;
 use ovl_tests::node::Node;
 use serde_json::Value;
 
@@ -24,7 +25,7 @@ pub(super) fn names_in(node: &Node, folder: &str) -> Result<BTreeSet<String>> {
 
 /// What `bpftool` says of a pin.
 pub(super) fn shown(node: &Node, what: &str, name: &str) -> Result<Value> {
-    let path = format!("{}/abi-2/{name}", folder(node)?);
+    let path = format!("{}/abi-{ABI}/{name}", folder(node)?);
     let text = node.command("bpftool").words(&format!("-j {what} pinned")).arg(path).run()?;
     serde_json::from_str(&text).context("parse what bpftool says")
 }
@@ -45,7 +46,7 @@ pub(super) struct Pinned {
 impl Pinned {
     pub(super) fn read(node: &Node) -> Result<Self> {
         let mut pinned = Self { maps: BTreeMap::new(), programs: BTreeMap::new(), links: BTreeMap::new() };
-        for name in names_in(node, &format!("{}/abi-2", folder(node)?))? {
+        for name in names_in(node, &format!("{}/abi-{ABI}", folder(node)?))? {
             if name.starts_with("link-") {
                 let link = shown(node, "link show", &name)?;
                 pinned.links.insert(name, (number(&link, "id")?, number(&link, "prog_id")?));
