@@ -21,6 +21,7 @@ pub use value::{FastPath, Mode, Secret, SourceCheck, StoreArg};
 use crate::cleanup::CleanupArgs;
 use crate::docker_opts::DockerOptsArgs;
 use crate::flows::Filter;
+use crate::trace::TraceArgs;
 
 /// Node agent of the ovl overlay network: a drop-in for flanneld whose data plane is eBPF.
 #[derive(Debug, Parser)]
@@ -54,6 +55,8 @@ pub enum Command {
                             1 where not. What needs rights that the process lacks shows as '?'."
     )]
     Probe(ProbeArgs),
+    /// Show what the programs decide about single packets, and why, while it runs.
+    Trace(TraceArgs),
     /// Write options for Docker's daemon from subnet.env, as mk-docker-opts.sh does.
     DockerOpts(DockerOptsArgs),
     /// Remove what agents made on this node: devices, routes, filters, firewall rules and files.
@@ -142,6 +145,7 @@ pub fn parse(
             other @ (Command::Status(_)
             | Command::Flows(_)
             | Command::Probe(_)
+            | Command::Trace(_)
             | Command::DockerOpts(_)
             | Command::Cleanup(_)),
         ) => {

@@ -33,5 +33,6 @@ pub mod subnet_env;
 pub mod sysctl;
 pub mod table;
 pub mod tables;
+pub mod trace;
 pub mod underlay;
 pub mod view;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use ovl_agent::cli::{self, Command, Invocation, RunArgs};
-use ovl_agent::{agent, cleanup, docker_opts, flows, probe, status};
+use ovl_agent::{agent, cleanup, docker_opts, flows, probe, status, trace};
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             asked => asked.map(drop),
         },
         Command::Flows(args) => flows::print(&args),
+        Command::Trace(args) => event_loop().and_then(|runtime| runtime.block_on(trace::run(&args))),
         Command::DockerOpts(args) => {
             event_loop().and_then(|runtime| runtime.block_on(docker_opts::run(&args)))
         }

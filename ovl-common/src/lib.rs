@@ -12,17 +12,19 @@ mod flow;
 mod maps;
 mod prefix;
 mod reason;
+mod trace;
 pub mod wire;
 
 pub use address::{IpKey, Mac};
 pub use config::{Config, Encapsulation, FastPath, Range, SourceCheck, Tunnel};
 pub use flow::{Flow, FlowKey, Half};
 pub use maps::{
-    ENDPOINTS, Endpoint, FLOWS, IDS, LEASES, Map, NODES, POD_MACS, PORTS, Port, Remote, STATE, STATS, Stat,
-    TRACE, Trace, Travel,
+    ENDPOINTS, Endpoint, FLOWS, IDS, LEASES, LOGS, Map, NODES, POD_MACS, PORTS, Port, Remote, STATE, STATS,
+    Stat, TRACE, TRACED, Travel,
 };
 pub use prefix::{IPV4_BITS, Prefix};
 pub use reason::{PROGRAMS, Program, REASONS, Reason};
+pub use trace::{Action, Event, HEAD, Trace, Traced};
 
 /// Raised by one whenever a type in this crate changes its meaning or layout.
 ///

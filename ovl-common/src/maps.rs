@@ -22,8 +22,12 @@ pub const NODES: Map = Map { name: "OVL_NODES", capacity: 65_536 };
 /// [`crate::FlowKey`] → [`crate::Flow`] (LRU hash; learned by `to_overlay` and `to_pod`). The capacity is what
 /// `--max-flows` replaces; an entry that had to go only means the slow path until the flow is verified anew.
 pub const FLOWS: Map = Map { name: "OVL_FLOWS", capacity: 262_144 };
-/// `0u32` → [`Trace`] (array; written by `ovl-agent trace`).
+/// `0u32` → [`crate::Trace`] (array; written by `ovl-agent trace`).
 pub const TRACE: Map = Map { name: "OVL_TRACE", capacity: 1 };
+/// `0u32` → [`crate::Traced`] (per-CPU array; written by the programs).
+pub const TRACED: Map = Map { name: "OVL_TRACED", capacity: 1 };
+/// The ring through which aya-log takes records out of the programs; the name and the size, in bytes, are its own.
+pub const LOGS: Map = Map { name: "AYA_LOGS", capacity: 128 * 1024 };
 /// Interface index of a pod port → [`Port`] (hash; written by the agent).
 pub const PORTS: Map = Map { name: "OVL_PORTS", capacity: 4096 };
 /// Interface index of a pod port → [`Mac`] of the pod behind it (hash; learned by `from_pod`, pruned by the agent).
@@ -85,20 +89,6 @@ pub struct Endpoint {
 
 const _: () = assert!(size_of::<Endpoint>() == 16);
 
-/// What somebody wants to see of the verdicts. A zeroed row is nobody.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Trace {
-    /// Until when, nanoseconds of `CLOCK_MONOTONIC`.
-    pub until: u64,
-    /// Of how many packets that fit one is shown, at random; 0 and 1 show every one.
-    pub one_in: u32,
-    /// Bit `1 << program` for each [`crate::Program`] to show.
-    pub programs: u32,
-    /// Bit `1 << reason` for each [`crate::Reason`] to show.
-    pub reasons: u64,
-}
-
 /// One counter.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -115,7 +105,8 @@ mod tests {
 
     #[test]
     fn map_names_survive_the_kernel() {
-        for map in [STATE, LEASES, NODES, FLOWS, TRACE, PORTS, POD_MACS, ENDPOINTS, IDS, STATS] {
+        for map in [STATE, LEASES, NODES, FLOWS, TRACE, TRACED, LOGS, PORTS, POD_MACS, ENDPOINTS, IDS, STATS]
+        {
             assert!(map.name.len() <= 15, "{} is cut at 15 bytes", map.name);
         }
     }

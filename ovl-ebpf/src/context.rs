@@ -14,10 +14,10 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{
     bpf_csum_level, bpf_get_hash_recalc, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room,
-    bpf_skb_pull_data,
+    bpf_skb_load_bytes, bpf_skb_pull_data,
 };
 use bytemuck::{AnyBitPattern, NoUninit};
-use ovl_common::{IpKey, Reason};
+use ovl_common::{HEAD, IpKey, Reason};
 use ovl_ebpf::ip::{Family, IpHeader};
 use ovl_ebpf::packet::{IP, Packet, tunnel_length};
 
@@ -67,6 +67,35 @@ impl Skb {
     fn pointer(&self, offset: usize, size: usize) -> Result<usize, Reason> {
         let start = self.context().data as usize + offset;
         if start + size > self.context().data_end as usize { Err(Reason::Short) } else { Ok(start) }
+    }
+
+    /// Copies what follows the Ethernet header, as much as fits and there is of it, and returns how much that is.
+    ///
+    /// In the few lengths that are worth it, up to the ports: with these families, inside and outside of a tunnel. What a
+    /// packet's own length is at least and at most, older verifiers lose track of.
+    #[inline(always)]
+    pub(crate) fn copy_head(&self, head: &mut [u8; HEAD]) -> u8 {
+        let mut copy = |length: usize| {
+            let to = head.as_mut_ptr().cast();
+            // SAFETY: there is room, and the context is valid; the packet need not be linear. Where it is shorter, the
+            // kernel writes zeros.
+            unsafe { bpf_skb_load_bytes(self.context.cast(), IP as u32, to, length as u32) == 0 }
+        };
+        if copy(HEAD) {
+            HEAD as u8
+        } else if copy(94) {
+            94
+        } else if copy(74) {
+            74
+        } else if copy(44) {
+            44
+        } else if copy(24) {
+            24
+        } else if copy(20) {
+            20
+        } else {
+            0
+        }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod learn;
 pub mod overlay;
 pub mod packet;
 pub mod tables;
+pub mod trace;
 pub mod verdict;
 
 #[cfg(any(test, feature = "testing"))]

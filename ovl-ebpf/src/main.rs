@@ -7,6 +7,8 @@ mod context;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod programs;
+#[cfg(target_arch = "bpf")]
+mod show;
 
 /// On the host there is nothing to run; this lets `cargo build`, `test` and `clippy` take the whole workspace.
 #[cfg(not(target_arch = "bpf"))]

@@ -7,7 +7,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use ovl_common::{
     Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IDS, IpKey, LEASES, Mac, NODES, POD_MACS, PORTS, Port,
-    Program, REASONS, Reason, Remote, STATE, STATS, Stat, TRACE, Trace,
+    Program, REASONS, Reason, Remote, STATE, STATS, Stat, TRACE, TRACED, Trace, Traced,
 };
 use ovl_ebpf::flow::Usage;
 use ovl_ebpf::tables::Tables;
@@ -22,6 +22,8 @@ static OVL_NODES: HashMap<IpKey, u32> = HashMap::with_max_entries(NODES.capacity
 static OVL_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(FLOWS.capacity, 0);
 #[map]
 static OVL_TRACE: Array<Trace> = Array::with_max_entries(TRACE.capacity, 0);
+#[map]
+static OVL_TRACED: PerCpuArray<Traced> = PerCpuArray::with_max_entries(TRACED.capacity, 0);
 #[map]
 static OVL_PORTS: HashMap<u32, Port> = HashMap::with_max_entries(PORTS.capacity, 0);
 #[map]
@@ -160,4 +162,18 @@ pub(crate) fn count(program: Program, reason: Reason, bytes: usize) {
             (*stat).bytes += bytes as u64;
         }
     }
+}
+
+/// What somebody wants to see, if anybody does.
+#[inline(always)]
+pub(crate) fn trace() -> Option<&'static Trace> {
+    OVL_TRACE.get(0).filter(|trace| trace.until != 0)
+}
+
+/// What this CPU has shown.
+#[inline(always)]
+pub(crate) fn traced() -> Option<&'static mut Traced> {
+    // SAFETY: the row is this CPU's own, and a program is not interrupted by another run of itself on it; each caller
+    // lets go of it before the next one asks.
+    OVL_TRACED.get_ptr_mut(0).map(|row| unsafe { &mut *row })
 }

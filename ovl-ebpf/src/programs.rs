@@ -11,17 +11,19 @@ use ovl_ebpf::ingress::from_wire as decide_from_wire;
 use ovl_ebpf::learn::to_pod as decide_to_pod;
 use ovl_ebpf::overlay::to_overlay as decide_to_overlay;
 use ovl_ebpf::packet::Packet as _;
+use ovl_ebpf::trace::Summary;
 use ovl_ebpf::verdict::Verdict;
 
 use crate::context::{Skb, probe, redirect_neigh, redirect_peer};
-use crate::maps::{Maps, count};
+use crate::maps::{Maps, count, trace};
+use crate::show::show;
 
 /// Ingress of a pod's host-side interface.
 #[classifier]
 pub(crate) fn from_pod(context: TcContext) -> i32 {
     let mut packet = Skb::new(context.as_ptr().cast());
     let bytes = packet.length();
-    act(Program::FromPod, bytes, decide_from_pod(&mut packet, &Maps))
+    act(&context, Program::FromPod, bytes, decide_from_pod(&mut packet, &Maps))
 }
 
 /// Ingress of the underlay device.
@@ -29,7 +31,7 @@ pub(crate) fn from_pod(context: TcContext) -> i32 {
 pub(crate) fn from_wire(context: TcContext) -> i32 {
     let mut packet = Skb::new(context.as_ptr().cast());
     let bytes = packet.length();
-    act(Program::FromWire, bytes, decide_from_wire(&mut packet, &Maps))
+    act(&context, Program::FromWire, bytes, decide_from_wire(&mut packet, &Maps))
 }
 
 /// Egress of a pod's host-side interface.
@@ -37,7 +39,7 @@ pub(crate) fn from_wire(context: TcContext) -> i32 {
 pub(crate) fn to_pod(context: TcContext) -> i32 {
     let mut packet = Skb::new(context.as_ptr().cast());
     let bytes = packet.length();
-    act(Program::ToPod, bytes, decide_to_pod(&mut packet, &Maps))
+    act(&context, Program::ToPod, bytes, decide_to_pod(&mut packet, &Maps))
 }
 
 /// Egress of the overlay device, and of the underlay device where peers are reached without a tunnel.
@@ -45,19 +47,25 @@ pub(crate) fn to_pod(context: TcContext) -> i32 {
 pub(crate) fn to_overlay(context: TcContext) -> i32 {
     let mut packet = Skb::new(context.as_ptr().cast());
     let bytes = packet.length();
-    act(Program::ToOverlay, bytes, decide_to_overlay(&mut packet, &Maps))
+    act(&context, Program::ToOverlay, bytes, decide_to_overlay(&mut packet, &Maps))
 }
 
 #[inline(always)]
-fn act(program: Program, bytes: usize, verdict: Verdict) -> i32 {
+fn act(context: &TcContext, program: Program, bytes: usize, verdict: Verdict) -> i32 {
+    let summary = Summary::new(program, verdict);
     count(program, verdict.reason(), bytes);
-    match verdict {
+    let action = match verdict {
         // Not TC_ACT_OK, which would end the chain and keep other programs and filters from seeing the packet.
         Verdict::Pass(_) => TC_ACT_UNSPEC,
         Verdict::Drop(_) => TC_ACT_SHOT,
         Verdict::Send { ifindex, next_hop } => redirect_neigh(ifindex, next_hop),
         Verdict::Deliver { ifindex } => redirect_peer(ifindex),
+    };
+    // The kernel redirects when the program has ended.
+    if trace().is_some() {
+        show(context.as_ptr().cast(), summary, bytes);
     }
+    action
 }
 
 /// Never attached: says whether this kernel changes a packet's room by `cb[0]` bytes with the flags in mark and priority,

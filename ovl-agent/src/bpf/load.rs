@@ -8,8 +8,8 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use ovl_common::{
-    Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IpKey, LEASES, Mac, NODES, POD_MACS, PORTS, Port,
-    Program, Remote, STATE, STATS, Stat, TRACE, Trace,
+    Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IpKey, LEASES, LOGS, Mac, NODES, POD_MACS, PORTS,
+    Port, Program, Remote, STATE, STATS, Stat, TRACE, TRACED, Trace, Traced,
 };
 
 use super::features;
@@ -139,7 +139,7 @@ pub(super) fn raise_memory_limit() {
 }
 
 /// The maps that outlive the agent, as they have to be.
-fn pinned_maps(max_flows: u32) -> [(&'static str, Shape); 9] {
+fn pinned_maps(max_flows: u32) -> [(&'static str, Shape); 11] {
     fn shape<K, V>(rows: u32) -> Shape {
         let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         Shape { key: size(size_of::<K>()), value: size(size_of::<V>()), rows }
@@ -155,6 +155,9 @@ fn pinned_maps(max_flows: u32) -> [(&'static str, Shape); 9] {
         (ENDPOINTS.name, shape::<IpKey, Endpoint>(ENDPOINTS.capacity)),
         (STATS.name, shape::<u32, Stat>(STATS.capacity)),
         (TRACE.name, shape::<u32, Trace>(TRACE.capacity)),
+        (TRACED.name, shape::<u32, Traced>(TRACED.capacity)),
+        // So that a trace goes on past a restart of the agent.
+        (LOGS.name, shape::<(), ()>(LOGS.capacity)),
     ]
 }
 

@@ -53,6 +53,23 @@ impl Pins {
         Ok(Self { folder })
     }
 
+    /// Those of all overlays of this network namespace that are of this ABI.
+    pub(crate) fn present() -> Result<Vec<Self>> {
+        let folders = all()?.into_iter().map(|instance| instance.join(format!("abi-{ABI}")));
+        Ok(folders.filter(|folder| folder.is_dir()).map(|folder| Self { folder }).collect())
+    }
+
+    /// The overlay, as the file system has its name.
+    pub(crate) fn overlay(&self) -> String {
+        let instance = self.folder.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        instance.rsplit_once('-').map_or(instance.as_ref(), |(overlay, _)| overlay).to_owned()
+    }
+
+    /// Whether they are those of `overlay`, however that is written.
+    pub(crate) fn is_of(&self, overlay: &str) -> bool {
+        file_name(overlay) == self.overlay()
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -208,6 +225,13 @@ mod tests {
         for name in ["OVL_STATE", "prog-from_pod", "link-x-from_pod", "link-7-from_mars", "link-7"] {
             assert_eq!(hook_of(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn an_overlay_is_known_by_its_folder() {
+        let pins = Pins { folder: "/sys/fs/bpf/ovl/10_42_0_0_16-4026531840/abi-2".into() };
+        assert_eq!(pins.overlay(), "10_42_0_0_16");
+        assert!(pins.is_of("10.42.0.0/16") && pins.is_of("10_42_0_0_16") && !pins.is_of("10.43.0.0/16"));
     }
 
     #[test]

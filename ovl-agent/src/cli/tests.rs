@@ -26,6 +26,7 @@ fn run_with(words: &[&str], variables: &[(&str, &str)]) -> RunArgs {
         other @ (Command::Status(_)
         | Command::Flows(_)
         | Command::Probe(_)
+        | Command::Trace(_)
         | Command::DockerOpts(_)
         | Command::Cleanup(_)) => {
             panic!("{words:?} is not run but {other:?}")

@@ -39,6 +39,7 @@ mod services;
 mod sources;
 mod stock_peer;
 mod takeover;
+mod trace;
 mod verification;
 mod verified;
 mod wire;

@@ -7,3 +7,4 @@ mod hostile;
 mod packets;
 mod program;
 mod sizes;
+mod trace;

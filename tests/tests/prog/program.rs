@@ -7,11 +7,12 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use nix::sched::{CloneFlags, unshare};
 use ovl_agent::bpf::{Abi, features};
 use ovl_common::{
     Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IpKey, LEASES, Mac, NODES, POD_MACS, PORTS, Port,
-    Prefix, Program, REASONS, Reason, Remote, STATE, STATS, Stat, Travel,
+    Prefix, Program, REASONS, Reason, Remote, STATE, STATS, Stat, TRACE, TRACED, Trace, Traced, Travel,
 };
 use ovl_ebpf::ip::Family;
 use ovl_ebpf::testing::{
@@ -143,6 +144,23 @@ impl Programs {
     /// Whether this kernel (5.13 and later) makes room for VXLAN.
     pub(crate) fn makes_room(&mut self) -> bool {
         features::takes_room(&mut self.ebpf, 50, features::ENCAP_VXLAN).expect("the probe runs")
+    }
+
+    /// What is to be shown.
+    pub(crate) fn set_trace(&mut self, trace: Trace) {
+        let mut row: Array<_, Abi<Trace>> = self.map(TRACE.name);
+        row.set(0, Abi(trace), 0).expect("row 0");
+    }
+
+    /// How many verdicts were shown.
+    pub(crate) fn shown(&mut self) -> u64 {
+        let traced: PerCpuArray<_, Abi<Traced>> = self.map(TRACED.name);
+        traced.get(&0, 0).expect("row 0").iter().map(|Abi(traced)| traced.events).sum()
+    }
+
+    /// What is in aya-log's ring goes to `logger`, from now on whenever it is flushed.
+    pub(crate) fn log_to<T: log::Log>(&mut self, logger: T) -> EbpfLogger<T> {
+        EbpfLogger::init_with_logger(&mut self.ebpf, logger).expect("the ring of the object")
     }
 
     /// How often a program has given a reason.
