@@ -25,7 +25,7 @@ pub struct Plan {
 /// How `inner` travels to `remote`.
 ///
 /// Over IPv4 the UDP checksum is 0, which is allowed (RFC 768, RFC 7348 section 5): a program cannot ask for the
-/// checksum offload that GSO would need. Over IPv6 peers may want one (RFC 8200 section 8.1): see [`checksum`]. DF is
+/// checksum offload that GSO would need. Over IPv6 peers may want one (RFC 8200 section 8.1): see `checksum`. DF is
 /// clear and the DSCP 0, as the kernel's device has it by default.
 #[inline(always)]
 pub fn plan<O: IpHeader, P: Packet, T: Tables>(
