@@ -21,7 +21,7 @@ use crate::bpf::{
 use crate::cli;
 use crate::conntrack::Timeouts;
 use crate::family::{ByFamily, Family};
-use crate::netlink::Interface;
+use crate::netlink::{Interface, has_ipsec_policies};
 use crate::node::{Node, Underlay};
 use crate::reconcile::{Known, Outcome, delete, put_missing};
 use crate::sysctl;
@@ -54,6 +54,8 @@ pub struct Cluster<'a> {
     pub nodes: &'a BTreeSet<IpAddr>,
     /// Whether `nodes` may lack one, whose lease cannot be read.
     pub nodes_unsure: bool,
+    /// Whether `remotes` lacks leases that the kernel path could not be made for.
+    pub remotes_withheld: bool,
     /// This node's tunnels, by the family of their outer addresses.
     pub tunnels: &'a ByFamily<Tunnel>,
 }
@@ -68,6 +70,7 @@ pub struct Places<'a> {
 }
 
 /// The fast path of this node.
+#[expect(clippy::struct_excessive_bools, reason = "four facts that have nothing to do with each other")]
 pub struct FastPath {
     plane: DataPlane,
     attachments: AttachmentTable,
@@ -76,6 +79,10 @@ pub struct FastPath {
     /// Whether this kernel makes room for a tunnel as GSO wants it.
     can_tunnel: bool,
     carry_tcp: bool,
+    /// Whether IPsec policies make every packet the kernel's.
+    has_ipsec: bool,
+    /// Whether the configuration in the map is ours, not an earlier agent's.
+    is_made: bool,
     epoch: u64,
     known: KnownRows,
     /// Where programs belong, as of the last pass.
@@ -128,6 +135,8 @@ impl FastPath {
             pins,
             can_tunnel,
             carry_tcp: true,
+            has_ipsec: false,
+            is_made: false,
             epoch,
             known: KnownRows::default(),
             wanted_hooks: BTreeMap::new(),
@@ -186,9 +195,7 @@ impl FastPath {
         places: &Places<'_>,
         outcome: &mut Outcome,
     ) {
-        if self.policy.fast_path != cli::FastPath::Off {
-            self.carry_tcp = sysctl::make_conntrack_liberal(self.carry_tcp);
-        }
+        self.look_around();
         let remotes = self.carried(cluster.remotes);
         let nodes = cluster.nodes.iter().map(|node| (IpKey::from(*node), ())).collect();
         let is_direct = remotes.values().any(|remote| remote.travel == Travel::Direct as u8);
@@ -196,8 +203,8 @@ impl FastPath {
         let config = BTreeMap::from([((), self.config(node, cluster, places))]);
         let ports = places.pods.iter().map(|(ifindex, pod)| (*ifindex, pod.port)).collect();
         let before = (outcome.put, outcome.deleted);
+        let pulse = self.pulse();
         let known = &mut self.known;
-        let pulse = Pulse { deadline: deadline(), epoch: self.epoch, carry_tcp: self.carry_tcp };
 
         // The peers first: a node that is not known is taken for a stranger.
         let mut node_table = NodeTable(&mut self.plane.nodes);
@@ -206,7 +213,9 @@ impl FastPath {
         let remotes = put_missing(&mut remote_table, &mut known.remotes, &remotes, outcome).await.unwanted;
         let are_leases_other = before != (outcome.put, outcome.deleted) || !remotes.is_empty();
         let mut state = StateTable { map: &mut self.plane.state, pulse };
+        let failed = outcome.errors.len();
         put_missing(&mut state, &mut Known::default(), &config, outcome).await;
+        self.is_made |= outcome.errors.len() == failed;
         let mut port_table = PortTable(&mut self.plane.ports);
         let ports = put_missing(&mut port_table, &mut known.ports, &ports, outcome).await.unwanted;
         let mut attaching = self.attachments.with(&mut self.plane.programs);
@@ -233,11 +242,9 @@ impl FastPath {
 
     /// Puts the programs back where they were taken off since the last pass.
     pub async fn mend_hooks(&mut self, outcome: &mut Outcome) {
-        let before = self.carry_tcp;
-        if self.policy.fast_path != cli::FastPath::Off {
-            self.carry_tcp = sysctl::make_conntrack_liberal(self.carry_tcp);
-        }
-        if self.carry_tcp != before
+        let before = (self.carry_tcp, self.has_ipsec);
+        self.look_around();
+        if (self.carry_tcp, self.has_ipsec) != before
             && let Err(error) = self.beat()
         {
             outcome.errors.push(format!("{error:#}"));
@@ -255,10 +262,39 @@ impl FastPath {
         self.known.hooks.doubt();
     }
 
-    /// Tells the programs that the agent is alive.
+    /// Tells the programs that the agent is alive. Before the first [`FastPath::make`] they go by what an earlier agent
+    /// knew, for as long as that agent gave them.
     pub fn beat(&mut self) -> Result<()> {
-        let pulse = Pulse { deadline: deadline(), epoch: self.epoch, carry_tcp: self.carry_tcp };
+        if !self.is_made {
+            return Ok(());
+        }
+        let pulse = self.pulse();
         StateTable { map: &mut self.plane.state, pulse }.beat()
+    }
+
+    /// Looks at what the kernel makes no event of.
+    fn look_around(&mut self) {
+        if self.policy.fast_path == cli::FastPath::Off {
+            return;
+        }
+        self.carry_tcp = sysctl::make_conntrack_liberal(self.carry_tcp);
+        let has_ipsec = has_ipsec_policies();
+        if has_ipsec && !self.has_ipsec {
+            warn!(
+                "the node has IPsec policies, which the fast path would pass by: the kernel path carries everything"
+            );
+        }
+        self.has_ipsec = has_ipsec;
+    }
+
+    fn pulse(&self) -> Pulse {
+        let fast_path = match self.policy.fast_path {
+            _ if self.has_ipsec => ovl_common::FastPath::Off,
+            cli::FastPath::Off => ovl_common::FastPath::Off,
+            cli::FastPath::Always => ovl_common::FastPath::Always,
+            cli::FastPath::Verified => ovl_common::FastPath::Verified,
+        };
+        Pulse { deadline: deadline(), epoch: self.epoch, carry_tcp: self.carry_tcp, fast_path }
     }
 
     /// Leaves the programs to the next agent where they are pinned; takes them off where they are not: from then on the
@@ -286,12 +322,10 @@ impl FastPath {
 
     fn config(&self, node: &Node, cluster: &Cluster<'_>, places: &Places<'_>) -> Config {
         let (source_port_min, source_port_max) = sysctl::source_ports();
-        let fast_path = match self.policy.fast_path {
-            cli::FastPath::Off => ovl_common::FastPath::Off,
-            cli::FastPath::Always => ovl_common::FastPath::Always,
-            cli::FastPath::Verified => ovl_common::FastPath::Verified,
-        };
+        // Strictly only where every lease is known to the programs: the others' pods would be strangers.
+        let is_complete = self.can_tunnel && !cluster.nodes_unsure && !cluster.remotes_withheld;
         let source_check = match self.policy.source_check {
+            cli::SourceCheck::Strict if !is_complete => ovl_common::SourceCheck::Loose,
             cli::SourceCheck::Off => ovl_common::SourceCheck::Off,
             cli::SourceCheck::Loose => ovl_common::SourceCheck::Loose,
             cli::SourceCheck::Strict => ovl_common::SourceCheck::Strict,
@@ -302,7 +336,7 @@ impl FastPath {
         let verify_interval = Timeouts::read().verify_interval(self.policy.verify_interval);
         Config {
             abi: ABI,
-            fast_path: fast_path as u32,
+            fast_path: 0,
             deadline: 0,
             epoch: 0,
             verified_for: u64::try_from(verify_interval.as_nanos()).unwrap_or(u64::MAX),

@@ -119,7 +119,8 @@ impl Tables {
         let (neighbours, fdb, unwanted_routes) = self.past_kept(desired, neighbours, fdb, routes.unwanted);
         if let Some(fast_path) = &mut self.fast_path {
             let remotes = carried_by_the_kernel(cluster.remotes, &routes.refused);
-            let cluster = Cluster { remotes: &remotes, ..*cluster };
+            let remotes_withheld = !routes.refused.is_empty();
+            let cluster = Cluster { remotes: &remotes, remotes_withheld, ..*cluster };
             fast_path.make(node, &cluster, places, out).await;
         }
         take(&mut self.routes, &unwanted_routes, out).await;

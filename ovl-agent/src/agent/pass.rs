@@ -101,6 +101,7 @@ impl Agent {
             remotes: &desired.remotes,
             nodes: &self.other_nodes(),
             nodes_unsure: !self.rejected_items.is_empty(),
+            remotes_withheld: false,
             tunnels: &tunnels,
         };
         let places = Places { pods: &pods, overlay: &overlay };

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError};
-use ovl_common::{Config, Endpoint, IpKey, Mac, Port, Prefix, Remote};
+use ovl_common::{Config, Endpoint, FastPath, IpKey, Mac, Port, Prefix, Remote};
 
 use crate::table::Table;
 
@@ -129,6 +129,8 @@ pub struct Pulse {
     pub epoch: u64,
     /// [`Config::carry_tcp`].
     pub carry_tcp: bool,
+    /// [`Config::fast_path`].
+    pub fast_path: FastPath,
 }
 
 impl Table for StateTable<'_> {
@@ -141,7 +143,7 @@ impl Table for StateTable<'_> {
 
     async fn rows(&mut self) -> Result<BTreeMap<(), Config>> {
         let config = self.read()?;
-        Ok(BTreeMap::from([((), Config { deadline: 0, epoch: 0, carry_tcp: 0, ..config })]))
+        Ok(BTreeMap::from([((), Config { deadline: 0, epoch: 0, carry_tcp: 0, fast_path: 0, ..config })]))
     }
 
     async fn put(&mut self, (): &(), config: &Config) -> Result<()> {
@@ -166,8 +168,9 @@ impl StateTable<'_> {
     }
 
     fn write(&mut self, config: Config) -> Result<()> {
-        let Pulse { deadline, epoch, carry_tcp } = self.pulse;
-        let config = Config { deadline, epoch, carry_tcp: u8::from(carry_tcp), ..config };
+        let Pulse { deadline, epoch, carry_tcp, fast_path } = self.pulse;
+        let config =
+            Config { deadline, epoch, carry_tcp: u8::from(carry_tcp), fast_path: fast_path as u32, ..config };
         self.map.set(0, Abi(config), 0).context("cannot write the BPF configuration")
     }
 }

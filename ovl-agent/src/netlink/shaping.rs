@@ -16,7 +16,7 @@ use crate::bpf::PRIORITY;
 /// What the kernel gives an interface by itself, and what has no effect on packets.
 const HARMLESS: [&str; 4] = ["noqueue", "noop", "ingress", "clsact"];
 
-/// The interfaces among `candidates` with a queueing discipline, or with filters of others at ingress.
+/// The interfaces among `candidates` with a queueing discipline, or with filters of others.
 pub async fn shaped(handle: &Handle, candidates: &BTreeSet<u32>) -> Result<BTreeSet<u32>> {
     let mut shaped = BTreeSet::new();
     let qdiscs: Vec<TcMessage> =
@@ -34,15 +34,18 @@ pub async fn shaped(handle: &Handle, candidates: &BTreeSet<u32>) -> Result<BTree
 
 async fn has_filters(handle: &Handle, ifindex: u32) -> Result<bool> {
     let mut filters = handle.traffic_filter(i32::try_from(ifindex)?);
-    let found: Vec<TcMessage> = filters
-        .get()
-        .ingress()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(describe)
-        .with_context(|| format!("cannot list the tc filters of interface {ifindex}"))?;
-    Ok(found.iter().any(|filter| filter.header.info >> 16 != u32::from(PRIORITY)))
+    for request in [filters.get().ingress(), filters.get().egress()] {
+        let found: Vec<TcMessage> = request
+            .execute()
+            .try_collect()
+            .await
+            .map_err(describe)
+            .with_context(|| format!("cannot list the tc filters of interface {ifindex}"))?;
+        if found.iter().any(|filter| filter.header.info >> 16 != u32::from(PRIORITY)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn kind(message: &TcMessage) -> Option<&str> {

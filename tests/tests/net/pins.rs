@@ -55,7 +55,7 @@ fn the_next_agent_goes_on_with_links_maps_and_flows() {
     let programs: BTreeSet<String> =
         ["from_pod", "from_wire", "to_overlay", "to_pod"].map(str::to_owned).into();
     assert_eq!((before.links.len(), names(&before)), (4, programs), "{before:#?}");
-    assert_eq!((before.programs.len(), before.maps.len()), (4, 9), "{before:#?}");
+    assert_eq!((before.programs.len(), before.maps.len()), (4, 11), "{before:#?}");
     assert_eq!(running(node).unwrap(), before.running());
 
     let learned = flows(node).unwrap();

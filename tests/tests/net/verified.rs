@@ -97,6 +97,28 @@ fn a_pod_whose_traffic_is_shaped_stays_on_the_kernel_path() {
     }
 }
 
+/// Where nodes are joined by IPsec, what programs redirect would leave in clear.
+#[test]
+fn ipsec_policies_make_every_packet_the_kernels() {
+    let overlay = Overlay::start(Topology::builder("ipsec"), "vxlan", VERIFIED).unwrap();
+    let (node, agent) = (overlay.node(0), &overlay.agents[0]);
+    let ping = PingInBackground::start(overlay.pods[0].netns(), overlay.pods[1].address()).unwrap();
+    let goes_fast = || {
+        let before = overlay.fast(0)?;
+        ping.wait_for_more(20, SOON)?;
+        Ok(overlay.fast(0)? > before)
+    };
+    wait_for("pings to go fast", SOON, goes_fast).unwrap();
+    // Of others' traffic: any policy will do.
+    let policy = "src 203.0.113.0/24 dst 203.0.113.0/24 dir out";
+    node.netns().ip(&format!("xfrm policy add {policy} tmpl proto esp mode transport")).unwrap();
+    Overlay::wait_for_log(agent, "the node has IPsec policies").unwrap();
+    wait_for("pings to take the kernel path", SOON, || Ok(!goes_fast()?)).unwrap();
+    node.netns().ip(&format!("xfrm policy delete {policy}")).unwrap();
+    wait_for("pings to go fast again", 2 * SOON, goes_fast).unwrap();
+    assert_eq!(ping.stop().unwrap().lost(), 0);
+}
+
 #[test]
 fn flows_go_fast_through_the_tunnel() {
     goes_fast("vxlan");
