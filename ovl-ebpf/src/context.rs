@@ -10,13 +10,15 @@ use aya_ebpf::bindings::{
     __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
     BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
-    BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LOOKUP_OUTPUT, bpf_redir_neigh,
+    bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_csum_level, bpf_get_hash_recalc, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room,
-    bpf_skb_load_bytes, bpf_skb_pull_data,
+    bpf_csum_level, bpf_csum_update, bpf_fib_lookup, bpf_get_hash_recalc, bpf_redirect_neigh,
+    bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_load_bytes, bpf_skb_pull_data,
 };
 use bytemuck::{AnyBitPattern, NoUninit};
+use ovl_common::wire::UDP;
 use ovl_common::{HEAD, IpKey, Reason};
 use ovl_ebpf::ip::{Family, IpHeader};
 use ovl_ebpf::packet::{IP, Packet, tunnel_length};
@@ -44,6 +46,23 @@ const POP: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u6
 /// in life, and a header byte that nobody wrote is noticed. A constant to the verifier, which removes what it guards.
 #[unsafe(no_mangle)]
 static OVL_POISON: u8 = 0;
+
+/// What `struct bpf_fib_lookup` of `linux/bpf.h` is for IPv6, in words: its fields of six bytes make the compiler call a
+/// `memset`, for which the stack has no room.
+#[repr(C)]
+struct RouteQuery {
+    family: u8,
+    protocol: u8,
+    ports: [u16; 2],
+    /// Of the packet, host byte order.
+    length: u16,
+    ifindex: u32,
+    flow: u32,
+    source: IpKey,
+    destination: IpKey,
+    /// For the kernel to write; until then anything but a byte over and over, which would be a `memset`, too.
+    answer: [u64; 2],
+}
 
 /// The packet a tc program was called for.
 pub(crate) struct Skb {
@@ -176,6 +195,36 @@ impl Packet for Skb {
         }
     }
 
+    // A function of its own for the sake of the stack.
+    #[inline(never)]
+    fn fits_way(&mut self, ifindex: u32, source: &IpKey, node: &IpKey, bytes: usize) -> bool {
+        let mut query = RouteQuery {
+            family: AF_INET6 as u8,
+            protocol: UDP,
+            ports: [0; 2],
+            length: bytes as u16,
+            ifindex,
+            flow: 0,
+            source: *source,
+            destination: *node,
+            answer: [1; 2],
+        };
+        let size = size_of::<RouteQuery>() as i32;
+        // SAFETY: the context is valid, the struct fully written and of the kernel's layout.
+        let answer = unsafe {
+            bpf_fib_lookup(self.context.cast(), (&raw mut query).cast(), size, BPF_FIB_LOOKUP_OUTPUT)
+        };
+        answer != i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED)
+    }
+
+    #[inline(always)]
+    fn add_to_sum(&mut self, difference: u16) {
+        // The kernel sums words as they lie in memory.
+        let difference = u32::from(difference.to_be());
+        // SAFETY: the context is valid. It fails where the device made no sum, which is as well.
+        unsafe { bpf_csum_update(self.context, difference) };
+    }
+
     #[inline(always)]
     fn flow_hash(&mut self) -> u32 {
         // SAFETY: the context is valid.
@@ -228,28 +277,31 @@ impl Packet for Skb {
 
 /// Sends the packet out of an interface; the kernel resolves the next hop, its own choice where none is given.
 #[inline(always)]
-pub(crate) fn redirect_neigh(ifindex: u32, next_hop: Option<IpKey>) -> i32 {
-    let action = match next_hop {
+pub(crate) fn redirect_neigh(ifindex: u32, next_hop: Option<&IpKey>) -> i32 {
+    match next_hop {
         // SAFETY: a null pointer of length 0 asks for a route lookup.
-        None => unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) },
-        Some(address) => {
-            let (family, words) = if address.is_ipv4() {
-                let [.., ipv4] = address.words();
-                (AF_INET, [ipv4, 0, 0, 0])
-            } else {
-                (AF_INET6, address.words())
-            };
-            let mut neighbour = bpf_redir_neigh {
-                nh_family: family,
-                // An IPv4 address is the first word of the union.
-                __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words },
-            };
-            let size = size_of::<bpf_redir_neigh>() as i32;
-            // SAFETY: the struct is fully written and outlives the call.
-            unsafe { bpf_redirect_neigh(ifindex, &raw mut neighbour, size, 0) }
-        }
+        None => unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 },
+        Some(address) => redirect_to(ifindex, address),
+    }
+}
+
+/// A function of its own for the sake of the stack.
+#[inline(never)]
+fn redirect_to(ifindex: u32, next_hop: &IpKey) -> i32 {
+    let (family, words) = if next_hop.is_ipv4() {
+        let [.., ipv4] = next_hop.words();
+        (AF_INET, [ipv4, 0, 0, 0])
+    } else {
+        (AF_INET6, next_hop.words())
     };
-    action as i32
+    let mut neighbour = bpf_redir_neigh {
+        nh_family: family,
+        // An IPv4 address is the first word of the union.
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words },
+    };
+    let size = size_of::<bpf_redir_neigh>() as i32;
+    // SAFETY: the struct is fully written and outlives the call.
+    unsafe { bpf_redirect_neigh(ifindex, &raw mut neighbour, size, 0) as i32 }
 }
 
 /// Delivers the packet into the namespace at the other end of a host-side interface.

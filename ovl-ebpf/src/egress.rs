@@ -9,13 +9,13 @@ use crate::flow::{Direction, admit};
 use crate::inspect::{Inner, TRANSPORT, Trailer, check_link_layer, inspect};
 use crate::ip::IpHeader;
 use crate::learn::note_sender;
-use crate::packet::{IP, Packet};
+use crate::packet::{IP, Packet, tunnel_length};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
 
 /// Decides about a packet at the ingress of a pod's host-side interface.
 #[inline(always)]
-pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+pub fn from_pod<'t, P: Packet, T: Tables>(packet: &mut P, tables: &'t T) -> Verdict<'t> {
     let active = match active(tables) {
         Ok(active) => active,
         Err(reason) => return Verdict::Pass(reason),
@@ -25,21 +25,19 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
         ETHERTYPE_IPV6 => carry::<Ipv6, P, T>(packet, tables, &active),
         _ => Err(Reason::NotIp),
     };
-    match carried {
-        Ok(verdict) => verdict,
-        Err(reason) => {
-            note_sender(packet, tables);
-            Verdict::Pass(reason)
-        }
+    let verdict = Verdict::of(carried);
+    if let Verdict::Pass(_) = verdict {
+        note_sender(packet, tables);
     }
+    verdict
 }
 
 #[inline(always)]
-fn carry<I: IpHeader, P: Packet, T: Tables>(
+fn carry<'t, I: IpHeader, P: Packet, T: Tables>(
     packet: &mut P,
-    tables: &T,
+    tables: &'t T,
     active: &Active<'_>,
-) -> Result<Verdict, Reason> {
+) -> Result<Verdict<'t>, Reason> {
     check_link_layer(packet)?;
     packet.make_linear(IP + I::LENGTH + TRANSPORT);
     let config = active.config;
@@ -59,18 +57,35 @@ fn carry<I: IpHeader, P: Packet, T: Tables>(
     } else if remote.node.is_ipv4() {
         fits(&inner, config.tunnel_v4.mtu)?;
         admit(tables, active, Direction::Out, packet.ifindex(), &inner)?;
-        encapsulate::<I, Ipv4, P, T>(packet, tables, config, remote, &inner, Hops::One)
+        encapsulate::<I, Ipv4, P, T>(packet, tables, config, remote, &inner, Hops::One)?;
+        Ok(Verdict::Send { ifindex: config.underlay, next_hop: None })
     } else {
         fits(&inner, config.tunnel_v6.mtu)?;
+        // Over IPv4 routers take apart what is too large for them, since DF is clear; over IPv6 they tell us.
+        let length = outer_length_v6(&inner);
+        let source = config.tunnel_v6.address;
+        if length > LEAST_MTU_V6 && !packet.fits_way(config.underlay, &source, &remote.node, length) {
+            return Err(Reason::Oversize);
+        }
         admit(tables, active, Direction::Out, packet.ifindex(), &inner)?;
-        encapsulate::<I, Ipv6, P, T>(packet, tables, config, remote, &inner, Hops::One)
+        encapsulate::<I, Ipv6, P, T>(packet, tables, config, remote, &inner, Hops::One)?;
+        Ok(Verdict::Send { ifindex: config.underlay, next_hop: None })
     }
+}
+
+/// What every way over IPv6 takes, bytes (RFC 8200 section 5).
+pub(crate) const LEAST_MTU_V6: usize = 1280;
+
+/// Length of the largest outer packet of a tunnel over IPv6.
+#[inline(always)]
+pub(crate) fn outer_length_v6(inner: &Inner) -> usize {
+    inner.wire_length + tunnel_length::<Ipv6>()
 }
 
 /// A pod that sends into the overlay with an address that is not one of this node's: with that of another node's pod it
 /// lies; with any other it may stand before a network of its own, whose packets the kernel masquerades.
 #[inline(always)]
-fn stranger<T: Tables>(tables: &T, config: &Config, source: IpKey) -> Result<Verdict, Reason> {
+fn stranger<T: Tables>(tables: &T, config: &Config, source: IpKey) -> Result<Verdict<'static>, Reason> {
     let (reason, dropped_from) = match tables.remote(source) {
         Some(_) => (Reason::WrongNode, SourceCheck::Loose),
         None => (Reason::ForeignSource, SourceCheck::Strict),
@@ -103,6 +118,8 @@ pub(crate) fn fits(inner: &Inner, mtu: u32) -> Result<(), Reason> {
     if inner.wire_length > mtu as usize { Err(Reason::Oversize) } else { Ok(()) }
 }
 
+/// Puts the packet into a tunnel to `remote`. [`Reason::Mangled`] is one that has changed and could not be finished; any
+/// other error leaves it as it was.
 #[inline(always)]
 pub(crate) fn encapsulate<I: IpHeader, O: IpHeader, P: Packet, T: Tables>(
     packet: &mut P,
@@ -111,24 +128,20 @@ pub(crate) fn encapsulate<I: IpHeader, O: IpHeader, P: Packet, T: Tables>(
     remote: &Remote,
     inner: &Inner,
     hops: Hops,
-) -> Result<Verdict, Reason> {
+) -> Result<(), Reason> {
     let plan = encap::plan::<O, P, T>(packet, tables, config, remote, inner)?;
     packet.push_tunnel::<O>()?;
-    // From here on the packet is neither of the two: what fails now, drops it.
-    match encap::write::<I, O, P>(packet, config, remote, &plan, hops) {
-        Ok(()) => Ok(Verdict::Send { ifindex: config.underlay, next_hop: None }),
-        Err(_) => Ok(Verdict::Drop(Reason::Mangled)),
-    }
+    encap::write::<I, O, P>(packet, config, remote, &plan, hops).map_err(|_unfinished| Reason::Mangled)
 }
 
 #[inline(always)]
-fn route<I: IpHeader, P: Packet>(
+fn route<'t, I: IpHeader, P: Packet>(
     packet: &mut P,
     config: &Config,
-    remote: &Remote,
-) -> Result<Verdict, Reason> {
+    remote: &'t Remote,
+) -> Result<Verdict<'t>, Reason> {
     packet.at_mut::<I>(IP)?.take_hop();
-    Ok(Verdict::Send { ifindex: config.underlay, next_hop: Some(remote.node) })
+    Ok(Verdict::Send { ifindex: config.underlay, next_hop: Some(&remote.node) })
 }
 
 #[cfg(test)]
@@ -146,7 +159,7 @@ mod tests {
         left_to_the_kernel_from_pod, left_to_the_kernel_from_pod6, tables, tables_over, udp,
     };
 
-    const SENT: Verdict = Verdict::Send { ifindex: UNDERLAY, next_hop: None };
+    const SENT: Verdict<'static> = Verdict::Send { ifindex: UNDERLAY, next_hop: None };
 
     /// Every field of a packet wrapped for the peer, but its outer header's own.
     fn wrapped<I: IpHeader, O: IpHeader>(
@@ -198,6 +211,29 @@ mod tests {
     }
 
     #[test]
+    fn a_way_that_is_narrower_than_the_interface_is_the_kernels_over_ipv6() {
+        let payload = 1430 - 48;
+        for (outer, way, expected) in [
+            (Family::V6, 1500, Reason::Forwarded),
+            (Family::V6, 1499, Reason::Oversize),
+            (Family::V4, 1400, Reason::Forwarded),
+        ] {
+            let bytes = udp(crate::testing::POD6, crate::testing::PEER_POD6, (POD_MAC, GATEWAY), payload);
+            let mut frame = Frame::new(POD_PORT, bytes);
+            frame.way = way;
+            assert_eq!(
+                from_pod(&mut frame, &tables_over(Travel::Vxlan, outer)).reason(),
+                expected,
+                "{outer:?} {way}"
+            );
+        }
+        // Whatever anybody says, IPv6 carries 1280 bytes.
+        let mut frame = from_pod_frame_of(Family::V6);
+        frame.way = 0;
+        assert_eq!(from_pod(&mut frame, &tables_over(Travel::Vxlan, Family::V6)).reason(), Reason::Forwarded);
+    }
+
+    #[test]
     fn a_checksum_that_cannot_be_made_is_the_kernels_unless_the_peer_wants_none() {
         let mut tables = tables_over(Travel::Vxlan, Family::V6);
         let aggregate = || {
@@ -210,11 +246,16 @@ mod tests {
             frame.change::<Udp>(IP + 20, |udp| udp.checksum = [0; 2]);
             frame
         };
-        for mut frame in [aggregate(), unsummed()] {
+        let trailed = || {
+            let mut frame = from_pod_frame();
+            frame.change::<Udp>(IP + 20, |udp| udp.length[1] -= 1);
+            frame
+        };
+        for mut frame in [aggregate(), unsummed(), trailed()] {
             assert_eq!(from_pod(&mut frame, &tables), Verdict::Pass(Reason::OuterChecksum));
         }
         tables.remotes.iter_mut().for_each(|(_, remote)| remote.zero_checksum = 1);
-        for mut frame in [aggregate(), unsummed(), from_pod_frame()] {
+        for mut frame in [aggregate(), unsummed(), trailed(), from_pod_frame()] {
             assert_eq!(from_pod(&mut frame, &tables), SENT);
             assert_eq!(frame.read::<Udp>(IP + 40).checksum, [0; 2]);
         }
@@ -226,8 +267,9 @@ mod tests {
             for inner in [Family::V4, Family::V6] {
                 let mut frame = from_pod_frame_of(inner);
                 let length = frame.bytes.len();
-                let verdict = from_pod(&mut frame, &tables_over(Travel::Direct, outer));
-                assert_eq!(verdict, Verdict::Send { ifindex: UNDERLAY, next_hop: Some(node.into()) });
+                let tables = tables_over(Travel::Direct, outer);
+                let expected = Verdict::Send { ifindex: UNDERLAY, next_hop: Some(&node.into()) };
+                assert_eq!(from_pod(&mut frame, &tables), expected);
                 assert_eq!(frame.bytes.len(), length);
                 match inner {
                     Family::V4 => {
@@ -260,12 +302,6 @@ mod tests {
 
     #[test]
     fn a_pod_may_not_borrow_an_address_from_another_node() {
-        let send = |source: [u8; 4], source_check: SourceCheck| {
-            let mut tables = tables(Travel::Vxlan);
-            tables.config = Some(Config { source_check: source_check as u32, ..config() });
-            let mut frame = Frame::new(POD_PORT, udp(source, PEER_POD, (POD_MAC, GATEWAY), 10));
-            from_pod(&mut frame, &tables)
-        };
         let (other_node, nested) = ([10, 42, 7, 9], [172, 16, 0, 2]);
         for (source, check, expected) in [
             (other_node, SourceCheck::Off, Verdict::Pass(Reason::WrongNode)),
@@ -275,7 +311,10 @@ mod tests {
             (nested, SourceCheck::Loose, Verdict::Pass(Reason::ForeignSource)),
             (nested, SourceCheck::Strict, Verdict::Drop(Reason::ForeignSource)),
         ] {
-            assert_eq!(send(source, check), expected, "{source:?} {check:?}");
+            let mut tables = tables(Travel::Vxlan);
+            tables.config = Some(Config { source_check: check as u32, ..config() });
+            let mut frame = Frame::new(POD_PORT, udp(source, PEER_POD, (POD_MAC, GATEWAY), 10));
+            assert_eq!(from_pod(&mut frame, &tables), expected, "{source:?} {check:?}");
         }
     }
 
@@ -288,9 +327,9 @@ mod tests {
             frame.change::<Ipv4>(IP, |ip| ip.protocol = 6);
             frame.bytes[IP + 20 + 12] = 0x50;
             frame.bytes[IP + 20 + 13] = flags;
-            let verdict = from_pod(&mut frame.clone(), &tables(Travel::Vxlan));
+            let reason = from_pod(&mut frame.clone(), &tables(Travel::Vxlan)).reason();
             let expected = if fast { Reason::Forwarded } else { Reason::TcpFlags };
-            assert_eq!(verdict.reason(), expected, "flags {flags:#x}");
+            assert_eq!(reason, expected, "flags {flags:#x}");
 
             let mut tables = tables(Travel::Vxlan);
             tables.config = Some(Config { carry_tcp: 0, ..config() });

@@ -1,6 +1,6 @@
 //! `from_wire`: what another node sends to a pod here.
 
-use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, UDP};
+use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, UDP, fold};
 use ovl_common::{Endpoint, IpKey, Reason, SourceCheck, Travel};
 
 use crate::active::{Active, active};
@@ -15,16 +15,13 @@ use crate::verdict::Verdict;
 
 /// Decides about a packet at the ingress of the underlay device.
 #[inline(always)]
-pub fn from_wire<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+pub fn from_wire<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict<'static> {
     let carried = active(tables).and_then(|active| match packet.ethertype() {
         ETHERTYPE_IPV4 => carry::<Ipv4, P, T>(packet, tables, &active),
         ETHERTYPE_IPV6 => carry::<Ipv6, P, T>(packet, tables, &active),
         _ => Err(Reason::NotIp),
     });
-    match carried {
-        Ok(verdict) => verdict,
-        Err(reason) => Verdict::Pass(reason),
-    }
+    Verdict::of(carried)
 }
 
 /// `O` is the family of what is on the wire.
@@ -33,7 +30,7 @@ fn carry<O: IpHeader, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     active: &Active<'_>,
-) -> Result<Verdict, Reason> {
+) -> Result<Verdict<'static>, Reason> {
     check_link_layer(packet)?;
     if !packet.to_this_host() {
         return Err(Reason::NotForUs);
@@ -67,7 +64,7 @@ fn tunnelled<O: IpHeader, I: IpHeader, P: Packet, T: Tables>(
     tables: &T,
     active: &Active<'_>,
     outer: &Outer,
-) -> Result<Verdict, Reason> {
+) -> Result<Verdict<'static>, Reason> {
     let ip: &I = packet.at(inner_ip::<O>())?;
     ip.check_version()?;
     if let Some(drop) = check_source(tables, active, outer, ip.source())? {
@@ -85,11 +82,7 @@ fn tunnelled<O: IpHeader, I: IpHeader, P: Packet, T: Tables>(
     let endpoint = *tables.endpoint(inner.destination).ok_or(Reason::UnknownPod)?;
     admit(tables, active, Direction::Into, endpoint.ifindex, &inner)?;
     packet.pop_tunnel::<O>(I::FAMILY)?;
-    // From here on the packet is neither of the two: what fails now, drops it.
-    match finish::<I, P>(packet, &endpoint, congested) {
-        Ok(verdict) => Ok(verdict),
-        Err(_) => Ok(Verdict::Drop(Reason::Mangled)),
-    }
+    finish::<I, P>(packet, &endpoint, congested).map_err(|_unfinished| Reason::Mangled)
 }
 
 /// The inner source's subnet must be leased by the node that sent the packet. An address of no node's may come from
@@ -100,7 +93,7 @@ fn check_source<T: Tables>(
     active: &Active<'_>,
     outer: &Outer,
     source: IpKey,
-) -> Result<Option<Verdict>, Reason> {
+) -> Result<Option<Verdict<'static>>, Reason> {
     let Some(remote) = tables.remote(source) else {
         if let Some(drop) = check_node(tables, active, outer)? {
             return Ok(Some(drop));
@@ -118,7 +111,11 @@ fn check_source<T: Tables>(
 
 /// The outer source must be a node's.
 #[inline(always)]
-fn check_node<T: Tables>(tables: &T, active: &Active<'_>, outer: &Outer) -> Result<Option<Verdict>, Reason> {
+fn check_node<T: Tables>(
+    tables: &T,
+    active: &Active<'_>,
+    outer: &Outer,
+) -> Result<Option<Verdict<'static>>, Reason> {
     if tables.is_node(outer.node) {
         return Ok(None);
     }
@@ -127,7 +124,7 @@ fn check_node<T: Tables>(tables: &T, active: &Active<'_>, outer: &Outer) -> Resu
 
 /// Drops where the source check is at least `from`; else the kernel decides.
 #[inline(always)]
-fn refuse(active: &Active<'_>, from: SourceCheck, reason: Reason) -> Result<Verdict, Reason> {
+fn refuse(active: &Active<'_>, from: SourceCheck, reason: Reason) -> Result<Verdict<'static>, Reason> {
     if active.config.source_check >= from as u32 { Ok(Verdict::Drop(reason)) } else { Err(reason) }
 }
 
@@ -136,7 +133,7 @@ fn plain<I: IpHeader, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     active: &Active<'_>,
-) -> Result<Verdict, Reason> {
+) -> Result<Verdict<'static>, Reason> {
     packet.make_linear(IP + I::LENGTH + TRANSPORT);
     let inner = inspect::<I, P>(packet, active.config, IP, Trailer::Padding)?;
     fits(&inner, active.config.underlay_mtu)?;
@@ -155,15 +152,18 @@ fn finish<I: IpHeader, P: Packet>(
     packet: &mut P,
     endpoint: &Endpoint,
     congested: bool,
-) -> Result<Verdict, Reason> {
+) -> Result<Verdict<'static>, Reason> {
     // The IP header first: where it cannot be written, nothing has changed.
     let ip: &mut I = packet.at_mut(IP)?;
-    ip.take_hop();
+    let mut added = u32::from(ip.take_hop());
     if congested {
-        ip.mark_congestion();
+        added += u32::from(ip.mark_congestion());
     }
     let ethernet: &mut Ethernet = packet.at_mut(0)?;
     *ethernet = Ethernet { destination: endpoint.pod, source: endpoint.gateway, ethertype: I::ETHERTYPE };
+    if added != 0 {
+        packet.add_to_sum(fold(added));
+    }
     Ok(Verdict::Deliver { ifindex: endpoint.ifindex })
 }
 
@@ -227,6 +227,35 @@ mod tests {
         assert_eq!(from_wire(&mut frame, &tables(Travel::Vxlan)).reason(), Reason::Delivered);
         let ip: Ipv4 = frame.read(IP);
         assert_eq!((ip.tos, ip.checksum), (0b1010_1011, ip.computed_checksum()));
+    }
+
+    #[test]
+    fn a_devices_sum_over_the_packet_stays_right() {
+        let total = |bytes: &[u8]| -> u32 {
+            bytes
+                .chunks(2)
+                .map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| u32::from(*low)))
+                .sum()
+        };
+        for family in [Family::V4, Family::V6] {
+            for (tos, inner_tos) in [(0, 0), (0b11, 0b01), (0b11, 0b10)] {
+                let mut frame = from_wire_frame_of(family, Family::V4);
+                outer(&mut frame, |ip| ip.tos = tos);
+                match family {
+                    Family::V4 => frame.change::<Ipv4>(INNER_IP, |ip| {
+                        ip.tos = inner_tos;
+                        ip.checksum = ip.computed_checksum();
+                    }),
+                    Family::V6 => {
+                        frame.change::<Ipv6>(INNER_IP, |ip| ip.version_class_label[1] = inner_tos << 4);
+                    }
+                }
+                let before = total(&frame.bytes[INNER_IP..]);
+                let verdict = from_wire(&mut frame, &tables(Travel::Vxlan));
+                assert_eq!(verdict, Verdict::Deliver { ifindex: POD_PORT });
+                assert_eq!(fold(before + frame.added_to_sum), fold(total(&frame.bytes[IP..])));
+            }
+        }
     }
 
     #[test]

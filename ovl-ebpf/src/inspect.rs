@@ -76,8 +76,9 @@ pub fn inspect<I: IpHeader, P: Packet>(
     if ip.hop_limit() <= 1 {
         return Err(Reason::Ttl);
     }
-    let transport = transport::<I, P>(packet, config, ip.protocol(), offset + I::LENGTH)?;
-    if length < I::LENGTH + transport.header {
+    let payload = length - I::LENGTH;
+    let transport = transport::<I, P>(packet, config, ip.protocol(), offset + I::LENGTH, payload)?;
+    if payload < transport.header {
         return Err(Reason::BadLength);
     }
     let wire_length = match packet.segment_size() {
@@ -110,11 +111,12 @@ fn transport<I: IpHeader, P: Packet>(
     config: &Config,
     protocol: u8,
     offset: usize,
+    length: usize,
 ) -> Result<Transport, Reason> {
     if protocol == TCP {
         tcp(packet.at(offset)?, config)
     } else if protocol == UDP {
-        Ok(udp::<I>(packet.at(offset)?))
+        Ok(udp::<I>(packet.at(offset)?, length))
     } else if protocol == I::ICMP {
         echo::<I>(packet.at(offset)?)
     } else {
@@ -140,14 +142,16 @@ fn tcp(tcp: &Tcp, config: &Config) -> Result<Transport, Reason> {
     })
 }
 
+/// The checksum ends with the datagram, which may be shorter than the IP packet around it.
 #[inline(always)]
-fn udp<I: IpHeader>(udp: &Udp) -> Transport {
+fn udp<I: IpHeader>(udp: &Udp, length: usize) -> Transport {
+    let is_whole = usize::from(u16::from_be_bytes(udp.length)) == length;
     Transport {
         header: size_of::<Udp>(),
         source_port: udp.source,
         destination_port: udp.destination,
         changes_state: false,
-        has_checksum: !I::UDP_CHECKSUM_OPTIONAL || udp.checksum != [0; 2],
+        has_checksum: is_whole && (!I::UDP_CHECKSUM_OPTIONAL || udp.checksum != [0; 2]),
     }
 }
 

@@ -66,10 +66,11 @@ pub trait IpHeader: Pod {
     fn hop_limit(&self) -> u8;
     /// Header and payload, bytes.
     fn length(&self) -> usize;
-    /// Takes one hop off, which the caller has checked to be over 1.
-    fn take_hop(&mut self);
-    /// Marks congestion experienced (RFC 3168 section 5: both ECN bits set).
-    fn mark_congestion(&mut self);
+    /// Takes one hop off, which the caller has checked to be over 1. Returns what that adds to the one's-complement sum of
+    /// the header: 0 where the header has a checksum, which makes up for it.
+    fn take_hop(&mut self) -> u16;
+    /// Marks congestion experienced (RFC 3168 section 5: both ECN bits set). Returns the same.
+    fn mark_congestion(&mut self) -> u16;
     /// The sum of the header's own 16-bit words, and that of its addresses alone.
     fn sums(&self) -> (u32, u32);
     /// Makes this the header in front of a tunnel's UDP.
@@ -146,13 +147,15 @@ impl IpHeader for Ipv4 {
     }
 
     #[inline(always)]
-    fn take_hop(&mut self) {
+    fn take_hop(&mut self) -> u16 {
         self.decrement_ttl();
+        0
     }
 
     #[inline(always)]
-    fn mark_congestion(&mut self) {
+    fn mark_congestion(&mut self) -> u16 {
         self.set_congestion_experienced();
+        0
     }
 
     #[inline(always)]
@@ -251,13 +254,17 @@ impl IpHeader for Ipv6 {
     }
 
     #[inline(always)]
-    fn take_hop(&mut self) {
+    fn take_hop(&mut self) -> u16 {
         self.hop_limit = self.hop_limit.wrapping_sub(1);
+        // Less by one.
+        !1
     }
 
     #[inline(always)]
-    fn mark_congestion(&mut self) {
-        self.version_class_label[1] |= 0x30;
+    fn mark_congestion(&mut self) -> u16 {
+        let added = !self.version_class_label[1] & 0x30;
+        self.version_class_label[1] |= added;
+        u16::from(added)
     }
 
     #[inline(always)]

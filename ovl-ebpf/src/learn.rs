@@ -68,7 +68,7 @@ fn heed_advertisement<P: Packet, T: Tables>(packet: &P, tables: &T, ifindex: u32
 
 /// Decides about a packet at the egress of a pod's host-side interface: always to the kernel.
 #[inline(always)]
-pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict<'static> {
     let learned = active(tables).and_then(|active| match packet.ethertype() {
         ETHERTYPE_IPV4 => learn::<Ipv4, P, T>(packet, tables, &active),
         ETHERTYPE_IPV6 => learn::<Ipv6, P, T>(packet, tables, &active),

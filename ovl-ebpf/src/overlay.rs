@@ -6,8 +6,8 @@
 use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6};
 use ovl_common::{Reason, Travel};
 
-use crate::active::{Active, active};
-use crate::egress::{encapsulate, fits};
+use crate::active::{Active, configured};
+use crate::egress::{LEAST_MTU_V6, encapsulate, fits, outer_length_v6};
 use crate::encap::Hops;
 use crate::flow::Direction;
 use crate::inspect::{TRANSPORT, Trailer, check_link_layer, inspect};
@@ -19,25 +19,23 @@ use crate::verdict::Verdict;
 
 /// Decides about a packet at the egress of the overlay device, or of the underlay device.
 #[inline(always)]
-pub fn to_overlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
-    let decided = active(tables).and_then(|active| {
-        let verdict = match packet.ethertype() {
-            ETHERTYPE_IPV4 => decide::<Ipv4, P, T>(packet, tables, &active),
-            ETHERTYPE_IPV6 => decide::<Ipv6, P, T>(packet, tables, &active),
-            _ => Err(Reason::NotIp),
-        };
-        // It has served its purpose. A mark would keep the tunnel device from using the route it has cached, and be there
-        // for the routing rules of the outer packet.
-        let mark = packet.mark();
-        if mark & active.config.mark != 0 {
-            packet.set_mark(mark & !active.config.mark);
-        }
-        verdict
+pub fn to_overlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict<'static> {
+    let config = match configured(tables) {
+        Ok(config) => config,
+        Err(reason) => return Verdict::Pass(reason),
+    };
+    let decided = Active::of(tables, config).and_then(|active| match packet.ethertype() {
+        ETHERTYPE_IPV4 => decide::<Ipv4, P, T>(packet, tables, &active),
+        ETHERTYPE_IPV6 => decide::<Ipv6, P, T>(packet, tables, &active),
+        _ => Err(Reason::NotIp),
     });
-    match decided {
-        Ok(verdict) => verdict,
-        Err(reason) => Verdict::Pass(reason),
+    // It has served its purpose, and does not end with the agent. A mark would keep the tunnel device from using the route
+    // it has cached, and be there for the routing rules of the outer packet.
+    let mark = packet.mark();
+    if mark & config.mark != 0 {
+        packet.set_mark(mark & !config.mark);
     }
+    Verdict::of(decided)
 }
 
 #[inline(always)]
@@ -45,7 +43,7 @@ fn decide<I: IpHeader, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     active: &Active<'_>,
-) -> Result<Verdict, Reason> {
+) -> Result<Verdict<'static>, Reason> {
     let is_marked = packet.mark() & active.config.mark != 0;
     let is_tunnel = packet.ifindex() != active.config.underlay;
     if is_marked {
@@ -64,10 +62,12 @@ fn decide<I: IpHeader, P: Packet, T: Tables>(
     let device = packet.ifindex();
     if is_tunnel && packet.is_own() {
         if device == active.config.tunnel_v4.device {
-            return wrap::<I, Ipv4, P, T>(packet, tables, active);
+            wrap::<I, Ipv4, P, T>(packet, tables, active)?;
+            return Ok(Verdict::Send { ifindex: active.config.underlay, next_hop: None });
         }
         if device == active.config.tunnel_v6.device {
-            return wrap::<I, Ipv6, P, T>(packet, tables, active);
+            wrap::<I, Ipv6, P, T>(packet, tables, active)?;
+            return Ok(Verdict::Send { ifindex: active.config.underlay, next_hop: None });
         }
     }
     Err(Reason::Unmarked)
@@ -79,7 +79,7 @@ fn wrap<I: IpHeader, O: IpHeader, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     active: &Active<'_>,
-) -> Result<Verdict, Reason> {
+) -> Result<(), Reason> {
     check_link_layer(packet)?;
     packet.make_linear(IP + I::LENGTH + TRANSPORT);
     let config = active.config;
@@ -91,6 +91,10 @@ fn wrap<I: IpHeader, O: IpHeader, P: Packet, T: Tables>(
         return Err(Reason::OtherWay);
     }
     fits(&inner, O::tunnel(config).mtu)?;
+    // Whether the way takes it is the kernel's to say, which the stack leaves no room to ask here.
+    if O::FAMILY == Family::V6 && outer_length_v6(&inner) > LEAST_MTU_V6 {
+        return Err(Reason::Oversize);
+    }
     encapsulate::<I, O, P, T>(packet, tables, config, remote, &inner, Hops::None)
 }
 
@@ -161,6 +165,21 @@ mod tests {
             assert_eq!(to_overlay(&mut frame, &tables), Verdict::Pass(reason), "{name}");
             assert_eq!((frame.bytes, tables.flows()), (before, vec![]), "{name}");
             assert_eq!(frame.mark & MARK, 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_mark_goes_even_where_the_agent_is_gone_or_does_not_want_the_fast_path() {
+        for (change, reason) in [
+            (Config { deadline: 0, ..config() }, Reason::Expired),
+            (Config { fast_path: FastPath::Off as u32, ..config() }, Reason::FastPathOff),
+        ] {
+            let mut tables = verified(Travel::Vxlan);
+            tables.config = Some(change);
+            let mut frame = to_tunnel(Family::V4, OVERLAY);
+            frame.mark = MARK | 0x4000;
+            assert_eq!(to_overlay(&mut frame, &tables), Verdict::Pass(reason));
+            assert_eq!((frame.mark, tables.flows()), (0x4000, vec![]));
         }
     }
 

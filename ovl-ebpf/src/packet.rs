@@ -1,8 +1,8 @@
 //! The only view of a packet's bytes.
 
 use bytemuck::{AnyBitPattern, NoUninit};
-use ovl_common::Reason;
 use ovl_common::wire::TunnelHeaders;
+use ovl_common::{IpKey, Reason};
 
 use crate::ip::{Family, IpHeader};
 
@@ -60,6 +60,14 @@ pub trait Packet {
 
     /// Payload bytes per segment where the packet is several in one (GSO, GRO); else `None`.
     fn segment_size(&self) -> Option<usize>;
+
+    /// Whether a packet of `bytes` fits the way from this node's `source` to `node` over IPv6 through an interface, as far
+    /// as the kernel knows: routers on it may have said that it is narrower than the interface.
+    fn fits_way(&mut self, ifindex: u32, source: &IpKey, node: &IpKey, bytes: usize) -> bool;
+
+    /// Adds to the sum over the IP packet that the device may have made (`CHECKSUM_COMPLETE`): what its bytes have changed
+    /// by, a number of RFC 1071.
+    fn add_to_sum(&mut self, difference: u16);
 
     /// A hash of the inner flow: the same for all its packets.
     fn flow_hash(&mut self) -> u32;

@@ -51,7 +51,7 @@ pub(crate) fn to_overlay(context: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn act(context: &TcContext, program: Program, bytes: usize, verdict: Verdict) -> i32 {
+fn act(context: &TcContext, program: Program, bytes: usize, verdict: Verdict<'_>) -> i32 {
     let summary = Summary::new(program, verdict);
     count(program, verdict.reason(), bytes);
     let action = match verdict {

@@ -12,7 +12,7 @@ pub struct Summary(u32);
 impl Summary {
     /// Of what `program` decided.
     #[inline(always)]
-    pub fn new(program: Program, verdict: Verdict) -> Self {
+    pub fn new(program: Program, verdict: Verdict<'_>) -> Self {
         let action = match verdict {
             Verdict::Pass(_) => Action::Pass,
             Verdict::Drop(_) => Action::Drop,

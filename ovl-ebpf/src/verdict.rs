@@ -5,7 +5,7 @@ use ovl_common::{IpKey, Mac, Reason};
 /// The fate of a packet. Every one has a [`Reason`], which the entry point counts.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Verdict<'a> {
     /// To the kernel, untouched.
     Pass(Reason),
     /// Nowhere.
@@ -15,7 +15,7 @@ pub enum Verdict {
         /// The interface.
         ifindex: u32,
         /// The next hop, where it is not for the kernel's routes to say.
-        next_hop: Option<IpKey>,
+        next_hop: Option<&'a IpKey>,
     },
     /// Into the pod behind the host-side interface.
     Deliver {
@@ -24,7 +24,18 @@ pub enum Verdict {
     },
 }
 
-impl Verdict {
+impl Verdict<'_> {
+    /// What becomes of a packet about which a program `decided`: on any doubt it passes untouched. One that was changed
+    /// half-way is neither what came nor what should leave.
+    #[inline(always)]
+    pub fn of(decided: Result<Self, Reason>) -> Self {
+        match decided {
+            Ok(verdict) => verdict,
+            Err(Reason::Mangled) => Self::Drop(Reason::Mangled),
+            Err(reason) => Self::Pass(reason),
+        }
+    }
+
     /// What to count it as.
     #[inline(always)]
     pub fn reason(self) -> Reason {

@@ -1,8 +1,8 @@
 //! A packet in memory.
 
 use bytemuck::{AnyBitPattern, NoUninit};
-use ovl_common::Reason;
 use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet};
+use ovl_common::{IpKey, Reason};
 
 use crate::ip::{Family, IpHeader};
 use crate::packet::{IP, Packet, tunnel_length};
@@ -28,6 +28,10 @@ pub struct Frame {
     pub mark: u32,
     /// What [`Packet::segment_size`] says.
     pub segment_size: Option<usize>,
+    /// The largest packet that [`Packet::fits_way`] says fits.
+    pub way: usize,
+    /// What [`Packet::add_to_sum`] was told, all together.
+    pub added_to_sum: u32,
     /// Makes [`Packet::push_tunnel`] and [`Packet::pop_tunnel`] fail, as they do for packets they don't support.
     pub rigid: bool,
 }
@@ -43,6 +47,8 @@ impl Frame {
             is_own: false,
             mark: 0,
             segment_size: None,
+            way: 65_535,
+            added_to_sum: 0,
             rigid: false,
         }
     }
@@ -111,6 +117,14 @@ impl Packet for Frame {
 
     fn segment_size(&self) -> Option<usize> {
         self.segment_size
+    }
+
+    fn fits_way(&mut self, _ifindex: u32, _source: &IpKey, _node: &IpKey, bytes: usize) -> bool {
+        bytes <= self.way
+    }
+
+    fn add_to_sum(&mut self, difference: u16) {
+        self.added_to_sum += u32::from(difference);
     }
 
     fn flow_hash(&mut self) -> u32 {

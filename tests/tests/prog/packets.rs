@@ -122,8 +122,8 @@ fn from_pod_routes_to_a_direct_peer() {
 /// The pod's packet as its gateway sends it, one hop on.
 fn delivered(mut frame: Frame, family: Family) -> Vec<u8> {
     match family {
-        Family::V4 => frame.change::<Ipv4>(IP, IpHeader::take_hop),
-        Family::V6 => frame.change::<Ipv6>(IP, IpHeader::take_hop),
+        Family::V4 => frame.change::<Ipv4>(IP, |ip| _ = ip.take_hop()),
+        Family::V6 => frame.change::<Ipv6>(IP, |ip| _ = ip.take_hop()),
     }
     frame.bytes
 }

@@ -10,7 +10,7 @@ use ovl_tests::traffic;
 use ovl_tests::wait::wait_for;
 
 use super::send::warm_up;
-use crate::overlay::{CARRIED, DUAL, FILTERED, Overlay, SOON, config};
+use crate::overlay::{CARRIED, DUAL, Overlay, SOON, config};
 
 #[test]
 fn a_port_that_is_closed_refuses() {
@@ -33,11 +33,10 @@ fn a_port_that_is_closed_refuses() {
 }
 
 /// The way between two nodes gets narrower while flows use it. Over IPv4 routers take tunnel packets apart; over IPv6
-/// they tell the node, which has to tell the pod, and does so when packets of the flow pass its kernel: at the latest
-/// when netfilter is asked again. A fast path that never asks it (`--fast-path always`) does not find such a way.
+/// they tell the node, which has to tell the pod.
 #[test]
 fn a_narrower_way_is_found() {
-    for args in FILTERED {
+    for args in CARRIED {
         let topology = Topology::builder("narrow").nodes(2).ipv6().behind_router(1).plain_packets();
         let overlay = Overlay::start_with(topology, &config(&[DUAL], r#"{"Type":"vxlan"}"#), args).unwrap();
         traffic::ping_all_pairs(&overlay.pods).unwrap();
