@@ -3,13 +3,13 @@
 mod attach;
 mod counters;
 pub mod features;
+pub(crate) mod filters;
 mod flows;
 mod load;
 mod maps;
 pub(crate) mod pins;
 mod trial;
 
-pub(crate) use attach::PRIORITY;
 pub use attach::{Attachment, AttachmentTable, Hook, TcAttach, TcxOrder};
 pub use counters::{Counter, counters};
 pub use flows::FlowMap;

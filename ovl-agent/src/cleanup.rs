@@ -136,7 +136,7 @@ struct Leftover {
 /// How to remove it; what has gone by itself meanwhile is a success.
 #[derive(Debug)]
 enum Removal {
-    Filter(rtnetlink::packet_route::tc::TcMessage),
+    Filter(crate::bpf::filters::Filter),
     Route(rtnetlink::packet_route::route::RouteMessage),
     Device(u32),
     File(PathBuf),
@@ -147,7 +147,7 @@ enum Removal {
 impl Removal {
     async fn carry_out(self, handle: &Handle) -> Result<()> {
         match self {
-            Self::Filter(filter) => filters::remove(handle, filter).await,
+            Self::Filter(filter) => filter.remove(handle).await,
             Self::Route(route) => routes::remove(handle, route).await,
             Self::Device(ifindex) => devices::remove(handle, ifindex).await,
             Self::File(path) => files::absent_is_success(std::fs::remove_file(path)),

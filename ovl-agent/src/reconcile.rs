@@ -164,7 +164,9 @@ pub async fn put_missing<T: Table>(
         Ok(have) => have,
         Err(error) => {
             outcome.errors.push(format!("cannot list the {}s of this node: {error:#}", table.name()));
-            return Left { unwanted: Vec::new(), refused: want.keys().cloned().collect() };
+            // What was there when last seen is taken to stand.
+            let unseen = want.iter().filter(|(key, row)| known.get(key) != Some(row));
+            return Left { unwanted: Vec::new(), refused: unseen.map(|(key, _)| key.clone()).collect() };
         }
     };
     let plan = diff(have, want);
@@ -255,7 +257,7 @@ mod tests {
     async fn any_table_becomes_any_other_and_then_rests() {
         for have in all_tables() {
             for want in all_tables() {
-                let mut table = Mem { rows: have.clone(), broken: vec![] };
+                let mut table = Mem { rows: have.clone(), ..Mem::default() };
                 make_equal(&mut table, &want).await;
                 assert_eq!(table.rows, want);
                 assert!(!make_equal(&mut table, &want).await.changed(), "a second pass changes nothing");
@@ -265,7 +267,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_row_that_fails_holds_up_no_other() {
-        let mut table = Mem { rows: BTreeMap::from([(9, 9)]), broken: vec![1] };
+        let mut table = Mem { rows: BTreeMap::from([(9, 9)]), broken: vec![1], ..Mem::default() };
         let outcome = make_equal(&mut table, &BTreeMap::from([(1, 1), (2, 2)])).await;
         assert_eq!(table.rows, BTreeMap::from([(2, 2)]));
         assert_eq!(outcome.errors, ["broken"]);
@@ -291,8 +293,20 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
+    async fn where_nothing_can_be_listed_what_was_there_stands() {
+        let (mut table, mut known) = (Mem::default(), Known::default());
+        make_equal_knowing(&mut table, &mut known, &BTreeMap::from([(1, 1), (2, 2)])).await;
+        table.is_silent = true;
+        known.doubt();
+        let (want, mut outcome) = (BTreeMap::from([(1, 1), (2, 7), (3, 3)]), Outcome::default());
+        let left = put_missing(&mut table, &mut known, &want, &mut outcome).await;
+        assert_eq!((left.unwanted, left.refused), (vec![], vec![2, 3]), "what is changed and what is new");
+        assert_eq!(outcome.errors, ["cannot list the rows of this node: silent"]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
     async fn a_row_that_failed_is_not_known() {
-        let mut table = Mem { rows: BTreeMap::new(), broken: vec![1] };
+        let mut table = Mem { broken: vec![1], ..Mem::default() };
         let mut known = Known::default();
         let want = BTreeMap::from([(1, 1)]);
         assert_eq!(make_equal_knowing(&mut table, &mut known, &want).await.errors.len(), 1);

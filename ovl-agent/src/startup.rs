@@ -17,7 +17,7 @@ use crate::facts::Facts;
 use crate::family::{ByFamily, Family};
 use crate::fast_path::{FastPath, Policy};
 use crate::lease::LeaseAttrs;
-use crate::netlink::{self, DeviceTable};
+use crate::netlink::DeviceTable;
 use crate::network::{BackendConfig, Network};
 use crate::node::Underlay;
 use crate::store::{Held, Store, StoreError, acquire};
@@ -180,12 +180,9 @@ pub async fn fast_path(
     network: &Network,
 ) -> Result<Loaded> {
     let attachments = AttachmentTable::new(handle.clone(), args.tc_attach, args.tcx_order, &network.name());
-    let interfaces = netlink::interfaces(handle).await?;
-    let ethernet =
-        interfaces.values().filter(|interface| interface.ethernet).map(|interface| interface.ifindex);
     let kernel_only = |reason: &str| Loaded { fast_path: None, reason: reason.to_owned() };
     if args.mode == Mode::Kernel {
-        remove_leftovers(&attachments, ethernet, network).await;
+        remove_leftovers(&attachments, network).await;
         return Ok(kernel_only("--mode kernel"));
     }
     let reason = match &network.backend {
@@ -194,7 +191,7 @@ pub async fn fast_path(
     };
     if let Some(reason) = reason {
         ensure!(!args.strict, "{reason}, and --strict is set");
-        remove_leftovers(&attachments, ethernet, network).await;
+        remove_leftovers(&attachments, network).await;
         return Ok(kernel_only(reason));
     }
     let source = args.bpf_object.clone().map_or(ObjectSource::Embedded, ObjectSource::File);
@@ -237,15 +234,11 @@ fn policy(args: &RunArgs) -> Policy {
 }
 
 /// Takes off what an earlier agent, which had a fast path, left to its successor.
-async fn remove_leftovers(
-    attachments: &AttachmentTable,
-    interfaces: impl Iterator<Item = u32>,
-    network: &Network,
-) {
+async fn remove_leftovers(attachments: &AttachmentTable, network: &Network) {
     if let Err(error) = Pins::remove_all(&network.name()) {
         warn!("cannot remove the programs that an earlier agent left: {error:#}");
     }
-    if let Err(error) = attachments.remove_leftovers(interfaces).await {
+    if let Err(error) = attachments.remove_leftovers().await {
         debug!("cannot look for filters that an earlier agent left: {error:#}");
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct Mem {
     pub(crate) rows: BTreeMap<u32, u32>,
     /// Puts of these keys fail.
     pub(crate) broken: Vec<u32>,
+    /// It cannot be listed.
+    pub(crate) is_silent: bool,
 }
 
 #[cfg(test)]
@@ -64,6 +66,7 @@ impl Table for Mem {
     }
 
     async fn rows(&mut self) -> Result<BTreeMap<u32, u32>> {
+        anyhow::ensure!(!self.is_silent, "silent");
         Ok(self.rows.clone())
     }
 

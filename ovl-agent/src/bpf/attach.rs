@@ -1,28 +1,21 @@
 //! Where the programs are attached: tcx links where the kernel has them, clsact filters elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
-use futures_util::{StreamExt as _, TryStreamExt as _};
 use ovl_common::Program;
 use rtnetlink::Handle;
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::tc::{TcHandle as PacketTcHandle, TcMessage};
 use tracing::{debug, info};
 
+use super::filters::{Filter, PRIORITY};
 use super::load::LoadError;
 use super::pins::Pins;
+use crate::netlink::interfaces;
 use crate::table::Table;
-
-/// The priority of our filters. With the handle, which is the overlay's, it tells them from everybody else's.
-pub(crate) const PRIORITY: u16 = 111;
-/// `ETH_P_ALL` as it stands in a filter's `info`.
-const ALL_PROTOCOLS: u16 = 0x0003_u16.to_be();
 
 /// `--tc-attach`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -54,11 +47,16 @@ pub struct Hook {
 }
 
 impl Hook {
-    fn direction(self) -> TcAttachType {
+    /// Whether the program sees what comes in by the interface.
+    pub(crate) fn is_ingress(self) -> bool {
         match self.program {
-            Program::FromPod | Program::FromWire => TcAttachType::Ingress,
-            Program::ToPod | Program::ToOverlay => TcAttachType::Egress,
+            Program::FromPod | Program::FromWire => true,
+            Program::ToPod | Program::ToOverlay => false,
         }
+    }
+
+    fn direction(self) -> TcAttachType {
+        if self.is_ingress() { TcAttachType::Ingress } else { TcAttachType::Egress }
     }
 }
 
@@ -94,6 +92,8 @@ pub struct AttachmentTable {
     /// The handle of this overlay's filters.
     filter: TcHandle,
     held: BTreeMap<Hook, Held>,
+    /// Filters that an earlier agent left, for as long as they stand; `None` before anybody looked.
+    left: Option<BTreeSet<Hook>>,
 }
 
 /// The table for one pass, with the programs it attaches.
@@ -105,7 +105,8 @@ pub struct Attaching<'a> {
 impl AttachmentTable {
     /// No attachments yet. `overlay` is the network's range, whose filters are told from another overlay's by it.
     pub fn new(handle: Handle, how: TcAttach, order: TcxOrder, overlay: &str) -> Self {
-        Self { handle, how, order, pins: None, filter: filter_handle(overlay), held: BTreeMap::new() }
+        let filter = filter_handle(overlay);
+        Self { handle, how, order, pins: None, filter, held: BTreeMap::new(), left: None }
     }
 
     /// Says where attachments are to be pinned, and removes those that are no use to this agent: of programs elsewhere
@@ -114,15 +115,22 @@ impl AttachmentTable {
         self.pins = Some(pins);
     }
 
-    /// Removes the filters that an agent of this overlay left on `interfaces` when it was killed.
-    pub async fn remove_leftovers(&self, interfaces: impl Iterator<Item = u32>) -> Result<()> {
-        for ifindex in interfaces {
-            // One of each direction.
-            for program in [Program::FromPod, Program::ToPod] {
-                self.remove_filter(Hook { ifindex, program }).await?;
-            }
+    /// Removes the filters that an agent of this overlay left when it was killed.
+    pub async fn remove_leftovers(&self) -> Result<()> {
+        for hook in self.find_leftovers().await? {
+            self.remove_filter(hook).await?;
         }
         Ok(())
+    }
+
+    /// Where this overlay has filters that are none of this process.
+    async fn find_leftovers(&self) -> Result<BTreeSet<Hook>> {
+        let mut hooks = BTreeSet::new();
+        for ifindex in interfaces(&self.handle).await?.into_keys() {
+            hooks.extend(self.filters(ifindex).await?.iter().map(|filter| filter.hook));
+        }
+        hooks.retain(|hook| self.held.get(hook).is_none_or(Held::is_tcx));
+        Ok(hooks)
     }
 
     /// The table for one pass.
@@ -154,44 +162,33 @@ impl AttachmentTable {
             Pins::remove(&pins.link(hook))?;
         }
         // Closing the descriptor detaches; an interface that is gone took the attachment along.
-        match self.held.remove(&hook) {
-            Some(Held { way: Way::Filter, .. }) => self.remove_filter(hook).await,
-            Some(_) | None => Ok(()),
+        let held = self.held.remove(&hook);
+        if held.is_some_and(|held| !held.is_tcx()) || self.is_left(hook) {
+            self.remove_filter(hook).await?;
         }
+        Ok(())
+    }
+
+    /// Whether a filter of an earlier agent stands there. From now on it is nobody's any more.
+    fn is_left(&mut self, hook: Hook) -> bool {
+        self.left.as_mut().is_some_and(|left| left.remove(&hook))
+    }
+
+    /// This overlay's filters on an interface.
+    async fn filters(&self, ifindex: u32) -> Result<Vec<Filter>> {
+        let mut filters = Filter::list(&self.handle, ifindex).await?;
+        filters.retain(|filter| filter.handle() == u32::from(self.filter));
+        Ok(filters)
     }
 
     async fn filter_exists(&self, hook: Hook) -> Result<bool> {
-        let mut filters = self.handle.traffic_filter(i32::try_from(hook.ifindex)?);
-        let request = filters.get();
-        let request = match hook.direction() {
-            TcAttachType::Egress => request.egress(),
-            TcAttachType::Ingress | TcAttachType::Custom(_) => request.ingress(),
-        };
-        let found: Vec<TcMessage> = request.execute().try_collect().await?;
-        Ok(found.iter().any(|filter| {
-            filter.header.info >> 16 == u32::from(PRIORITY)
-                && u32::from(filter.header.handle) == u32::from(self.filter)
-        }))
+        Ok(self.filters(hook.ifindex).await?.iter().any(|filter| filter.hook == hook))
     }
 
     async fn remove_filter(&self, hook: Hook) -> Result<()> {
-        let mut message = TcMessage::default();
-        message.header.index = i32::try_from(hook.ifindex)?;
-        message.header.parent = parent(hook);
-        message.header.handle = PacketTcHandle::from(u32::from(self.filter));
-        message.header.info = u32::from(PRIORITY) << 16 | u32::from(ALL_PROTOCOLS);
-        message.attributes.push(rtnetlink::packet_route::tc::TcAttribute::Kind("bpf".to_owned()));
-        let mut request = NetlinkMessage::from(RouteNetlinkMessage::DelTrafficFilter(message));
-        request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
-        let mut handle = self.handle.clone();
-        let mut answers = handle.request(request).context("cannot ask the kernel to remove a tc filter")?;
-        while let Some(answer) = answers.next().await {
-            if let NetlinkPayload::Error(error) = answer.payload
-                && let Some(code) = error.code
-                && !matches!(code.get().abs(), nix::libc::ENOENT | nix::libc::EINVAL | nix::libc::ENODEV)
-            {
-                return Err(std::io::Error::from_raw_os_error(code.get().abs()))
-                    .context("cannot remove a tc filter");
+        for filter in self.filters(hook.ifindex).await? {
+            if filter.hook == hook {
+                filter.remove(&self.handle).await?;
             }
         }
         Ok(())
@@ -205,15 +202,6 @@ fn filter_handle(overlay: &str) -> TcHandle {
         .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let [a, b, c, d] = hash.to_be_bytes();
     TcHandle::new(0, u16::from_be_bytes([a ^ c, b ^ d]) | 1)
-}
-
-/// `TC_H_CLSACT` with the minor number of the direction (`linux/pkt_sched.h`).
-fn parent(hook: Hook) -> PacketTcHandle {
-    let minor = match hook.direction() {
-        TcAttachType::Egress => 0xfff3,
-        TcAttachType::Ingress | TcAttachType::Custom(_) => 0xfff2,
-    };
-    PacketTcHandle { major: 0xffff, minor }
 }
 
 impl Attaching<'_> {
@@ -376,9 +364,22 @@ impl Table for Attaching<'_> {
                 self.table.detach(hook).await?;
             }
         }
-        // What an earlier agent pinned and nobody has taken over is unwanted, unless it is put first.
+        // What an earlier agent left and nobody has taken over is unwanted, unless it is put first.
         let pinned = self.table.pins.as_ref().map(Pins::links).unwrap_or_default();
-        for hook in pinned.into_iter().filter(|hook| !self.table.held.contains_key(hook)) {
+        if self.table.left.is_none() {
+            let (beside_links, left) = self
+                .table
+                .find_leftovers()
+                .await?
+                .into_iter()
+                .partition::<BTreeSet<Hook>, _>(|hook| self.table.held.contains_key(hook));
+            for hook in beside_links {
+                self.table.remove_filter(hook).await?;
+            }
+            self.table.left = Some(left);
+        }
+        let left = self.table.left.iter().flatten().copied();
+        for hook in pinned.into_iter().chain(left).filter(|hook| !self.table.held.contains_key(hook)) {
             rows.insert(hook, Attachment { interface: String::new() });
         }
         Ok(rows)
@@ -389,6 +390,10 @@ impl Table for Attaching<'_> {
             self.table.detach(*hook).await?;
         }
         let held = self.attach(*hook, attachment).await?;
+        // A filter was replaced; beside a link it would run the programs twice.
+        if self.table.is_left(*hook) && held.is_tcx() {
+            self.table.remove_filter(*hook).await?;
+        }
         self.table.held.insert(*hook, held);
         Ok(())
     }

@@ -11,7 +11,7 @@ use rtnetlink::Handle;
 use rtnetlink::packet_route::tc::{TcAttribute, TcMessage};
 
 use super::describe;
-use crate::bpf::PRIORITY;
+use crate::bpf::filters::PRIORITY;
 
 /// What the kernel gives an interface by itself, and what has no effect on packets.
 const HARMLESS: [&str; 4] = ["noqueue", "noop", "ingress", "clsact"];

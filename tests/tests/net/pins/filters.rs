@@ -11,6 +11,7 @@ use ovl_tests::topology::Topology;
 use ovl_tests::traffic::{self, PingInBackground};
 use ovl_tests::wait::wait_for;
 
+use crate::attachments::attached;
 use crate::overlay::{Overlay, SOON, VERIFIED};
 
 /// Our filters in a node: place, priority, handle and program.
@@ -75,4 +76,21 @@ fn filters_are_replaced_where_they_stand() {
     assert!(replaced >= 8, "{replaced} filters replaced: {told}");
     let [ping, flow] = [ping.stop().unwrap().lost(), flow.stop().unwrap().lost()];
     assert_eq!((ping, flow), (0, 0), "lost pings and messages");
+}
+
+/// A pod's interface leaves the bridge while no agent runs, and the next agent attaches otherwise.
+#[test]
+fn filters_of_a_killed_agent_go_where_the_next_has_none() {
+    let args = format!("{VERIFIED} --tc-attach clsact");
+    let mut overlay = Overlay::start(Topology::builder("filtered").nodes(2), "vxlan", &args).unwrap();
+    let node = overlay.topology.node(0).unwrap();
+    wait_for("a filter in each place", SOON, || Ok(filters(node).len() == 4)).unwrap();
+    overlay.agents[0].kill().unwrap();
+    let pod = overlay.pods[0].host_interface();
+    node.command("ip").words(&format!("link set dev {pod} nomaster")).run().unwrap();
+    assert_eq!(filters(node).len(), 4, "they outlive the agent");
+    overlay.agents[0] = overlay.start_ready(0, VERIFIED).unwrap();
+    wait_for("the filters to go", SOON, || Ok(filters(node).is_empty())).unwrap();
+    let programs: Vec<String> = attached(node).unwrap().into_iter().map(|each| each.program).collect();
+    assert_eq!(programs, ["from_wire", "to_overlay"], "once each");
 }
