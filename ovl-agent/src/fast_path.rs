@@ -240,6 +240,19 @@ impl FastPath {
         self.beat()
     }
 
+    /// The pods before which others have programs, which would not see what is redirected into the pod.
+    pub fn with_others_programs(&mut self, pods: &BTreeMap<u32, PodPort>) -> Result<BTreeSet<u32>> {
+        let mut attaching = self.attachments.with(&mut self.plane.programs);
+        let mut found = BTreeSet::new();
+        for (ifindex, pod) in pods {
+            let hook = Hook { ifindex: *ifindex, program: Program::ToPod };
+            if attaching.has_others(hook, &pod.interface)? {
+                found.insert(*ifindex);
+            }
+        }
+        Ok(found)
+    }
+
     /// Puts the programs back where they were taken off since the last pass.
     pub async fn mend_hooks(&mut self, outcome: &mut Outcome) {
         let before = (self.carry_tcp, self.has_ipsec);

@@ -132,13 +132,18 @@ impl Agent {
         errors: &mut Vec<String>,
     ) -> BTreeMap<u32, PodPort> {
         let mut pods = pod_ports(interfaces, &self.args.pod_bridge, self.pod_interfaces.as_ref());
-        if self.tables.fast_path.is_some() && look == Look::Anew {
-            match shaped(&self.handle, &pods.keys().copied().collect()).await {
+        if let Some(fast_path) = &mut self.tables.fast_path
+            && look == Look::Anew
+        {
+            let others = fast_path.with_others_programs(&pods);
+            let shaped = shaped(&self.handle, &pods.keys().copied().collect()).await;
+            match shaped.and_then(|shaped| Ok(&shaped | &others?)) {
                 Ok(shaped) => {
                     for ifindex in shaped.difference(&self.shaped) {
                         let name = pods.get(ifindex).map_or("", |pod| pod.interface.as_str());
                         info!(
-                            "{name} has qdiscs or filters of tc, which the fast path would pass by: its pod stays on the kernel path"
+                            "{name} has qdiscs, filters or programs of tc, which the fast path would pass by: its pod \
+                             stays on the kernel path"
                         );
                     }
                     self.shaped = shaped;

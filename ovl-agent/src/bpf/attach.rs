@@ -287,6 +287,15 @@ impl Attaching<'_> {
         }
     }
 
+    /// Whether programs of others are attached by tcx where ours is, or would be. Where the kernel does not say, none are.
+    pub fn has_others(&mut self, hook: Hook, interface: &str) -> Result<bool> {
+        let ours = self.program(hook.program)?.info().context("cannot ask about a BPF program")?.id();
+        let Ok((_, programs)) = SchedClassifier::query_tcx(interface, hook.direction()) else {
+            return Ok(false);
+        };
+        Ok(programs.iter().any(|info| info.id() != ours))
+    }
+
     /// Puts our program in the place of an earlier agent's, in one step. `None` where there is none to take over, or its
     /// interface is gone and another has its index.
     fn take_over(&mut self, hook: Hook) -> Option<Way> {

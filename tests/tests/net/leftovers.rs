@@ -6,7 +6,6 @@ use ovl_tests::node::Node;
 use ovl_tests::topology::Topology;
 use ovl_tests::traffic;
 use ovl_tests::wait::wait_for;
-use serde_json::Value;
 
 use crate::listing::{routes, rows, wait_for_rows};
 use crate::overlay::{DUAL, KERNEL, ONLY_IPV4, Overlay, SOON, config};
@@ -90,9 +89,12 @@ fn the_blackhole_stands_behind_the_bridge_and_moves_with_the_lease() {
     wait_for("another subnet", SOON, || Ok(agent.subnet()?.cidr() != before.cidr())).unwrap();
     let now = agent.subnet().unwrap().cidr();
     wait_for("the blackhole to move", SOON, || Ok(blackholes()? == [now.clone()])).unwrap();
-    let passes = |status: &Value| status["tables"][4]["written"].as_u64();
-    let written = passes(&agent.status().unwrap());
-    wait_for("passes to rest", SOON, || Ok(passes(&agent.status()?) == written)).unwrap();
+    let mut last = None;
+    wait_for("passes to rest", SOON, || {
+        let written = agent.status()?["tables"][4]["written"].as_u64();
+        Ok(last.replace(written) == Some(written))
+    })
+    .unwrap();
 
     // A route of ours with another metric would win over the right one.
     node.netns().ip("route add 10.42.251.0/24 via 192.0.2.12 metric 50 proto 111").unwrap();

@@ -84,7 +84,7 @@ fn a_pod_whose_traffic_is_shaped_stays_on_the_kernel_path() {
     // The kernel makes no event of it.
     node.netns().ip("link set eth0 alias looked-at").unwrap();
     for interface in pods {
-        Overlay::wait_for_log(agent, &format!("{interface} has qdiscs or filters of tc")).unwrap();
+        Overlay::wait_for_log(agent, &format!("{interface} has qdiscs, filters or programs of tc")).unwrap();
     }
     for pod in [&overlay.pods[0], &other] {
         let ping = PingInBackground::start(pod.netns(), overlay.pods[1].address()).unwrap();

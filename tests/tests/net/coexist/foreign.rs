@@ -26,7 +26,8 @@ const LINK_CREATE: u32 = 28;
 const LINK_UPDATE: u32 = 29;
 const ENABLE_STATS: u32 = 32;
 const SCHED_CLS: u32 = 3;
-const TCX_INGRESS: u32 = 46;
+/// `BPF_TCX_INGRESS`, `BPF_TCX_EGRESS`.
+const TCX: [u32; 2] = [46, 47];
 /// `r0 = immediate` and `exit`.
 const MOV_R0: u64 = 0xb7;
 const EXIT: u64 = 0x95;
@@ -39,7 +40,7 @@ pub(crate) struct Foreign {
     program: OwnedFd,
 }
 
-/// One that is attached behind all others that see what comes in on an interface; dropping it takes it off.
+/// One that is attached behind all others in its place; dropping it takes it off.
 pub(crate) struct Attached {
     link: OwnedFd,
 }
@@ -71,14 +72,23 @@ impl Foreign {
         Ok(told(&self.program, "run_cnt:")?.parse()?)
     }
 
-    /// Attaches it by tcx.
+    /// Attaches it by tcx, for what comes in on an interface.
     pub(crate) fn attach(&self, netns: &Netns, interface: &str) -> Result<Attached> {
+        self.attach_at(netns, interface, TCX[0])
+    }
+
+    /// Attaches it by tcx, for what goes out of an interface.
+    pub(crate) fn attach_at_egress(&self, netns: &Netns, interface: &str) -> Result<Attached> {
+        self.attach_at(netns, interface, TCX[1])
+    }
+
+    fn attach_at(&self, netns: &Netns, interface: &str, place: u32) -> Result<Attached> {
         let link = netns.inside(|| -> Result<OwnedFd> {
             let ifindex =
                 nix::net::if_::if_nametoindex(interface).context("ask for the interface's index")?;
             let mut attr: Attr = [0; 16];
             attr[0] = low_high(descriptor(&self.program)?, ifindex);
-            attr[1] = low_high(TCX_INGRESS, 0);
+            attr[1] = low_high(place, 0);
             bpf(LINK_CREATE, &attr).context("attach a tcx program")
         })??;
         Ok(Attached { link })

@@ -4,6 +4,7 @@ use ovl_tests::command::Cmd;
 use ovl_tests::echo::Echo;
 use ovl_tests::flow::{Flow, SMALL};
 use ovl_tests::topology::Topology;
+use ovl_tests::traffic::PingInBackground;
 use ovl_tests::wait::wait_for;
 
 use super::foreign::{self, Foreign, Verdict};
@@ -54,4 +55,25 @@ fn tcx_programs_of_others_stand_where_the_order_says() {
         let outcome = flow.stop().unwrap();
         assert_eq!(outcome.lost(), 0, "{outcome:?}");
     }
+}
+
+/// What is redirected into a pod does not pass the egress of the pod's interface.
+#[test]
+fn a_program_in_front_of_a_pod_sees_all_that_goes_in() {
+    let _counting = foreign::count_runs().unwrap();
+    let overlay = Overlay::start(Topology::builder("front").nodes(2), "vxlan", EBPF).unwrap();
+    let (node, pod) = (overlay.node(0), &overlay.pods[0]);
+    let stranger = Foreign::load(Verdict::Next).unwrap();
+    let _attached = stranger.attach_at_egress(node.netns(), pod.host_interface()).unwrap();
+    // The kernel makes no event of it.
+    node.netns().ip("link set eth0 alias looked-at").unwrap();
+    let notice = format!("{} has qdiscs, filters or programs of tc", pod.host_interface());
+    Overlay::wait_for_log(&overlay.agents[0], &notice).unwrap();
+    let ping = PingInBackground::start(pod.netns(), overlay.pods[1].address()).unwrap();
+    ping.wait_for_more(20, SOON).unwrap();
+    let (fast, runs) = (overlay.fast(0).unwrap(), stranger.runs().unwrap());
+    ping.wait_for_more(50, SOON).unwrap();
+    assert_eq!(overlay.fast(0).unwrap(), fast);
+    assert!(stranger.runs().unwrap() >= runs + 50);
+    assert_eq!(ping.stop().unwrap().lost(), 0);
 }
