@@ -40,7 +40,7 @@ pub enum Keeps {
     Nothing,
     /// The client's address at the node port (`externalTrafficPolicy: Local`); the endpoints are the node's own.
     Source,
-    /// The endpoint that a client had before (`sessionAffinity: ClientIP`); iptables only.
+    /// The endpoint that a client had before (`sessionAffinity: ClientIP`).
     Endpoint,
 }
 
@@ -129,11 +129,20 @@ fn nftables(pods: &str, services: &[Service]) -> Result<String, fmt::Error> {
         let (service, external) =
             (format!("service-{name}-{protocol}"), format!("external-{name}-{protocol}"));
         let chain = |index| format!("endpoint-{name}-{protocol}-{index}");
+        let clients = |index| format!("affinity-{name}-{protocol}-{index}");
+        let mut had = String::new();
         for (index, endpoint) in endpoints.iter().enumerate() {
+            let (chain, clients) = (chain(index), clients(index));
+            let mut remember = String::new();
+            if *keeps == Keeps::Endpoint {
+                writeln!(chains, "set {clients} {{ type ipv4_addr; flags dynamic,timeout; timeout 3h; }}")?;
+                write!(had, "ip saddr @{clients} goto {chain}; ")?;
+                remember = format!("update @{clients} {{ ip saddr }};");
+            }
             writeln!(
                 chains,
-                "chain {} {{ ip saddr {} jump mark-for-masquerade; meta l4proto {protocol} dnat to {endpoint}; }}",
-                chain(index),
+                "chain {chain} {{ ip saddr {} jump mark-for-masquerade; {remember} meta l4proto {protocol} \
+                 dnat to {endpoint}; }}",
                 endpoint.ip()
             )?;
         }
@@ -142,7 +151,7 @@ fn nftables(pods: &str, services: &[Service]) -> Result<String, fmt::Error> {
         let choices = format!("numgen random mod {} vmap {{ {} }}", endpoints.len(), choices.join(", "));
         writeln!(
             chains,
-            "chain {service} {{ ip daddr {} ip saddr != {pods} jump mark-for-masquerade; {choices}; }}",
+            "chain {service} {{ ip daddr {} ip saddr != {pods} jump mark-for-masquerade; {had}{choices}; }}",
             cluster.ip()
         )?;
         let mark = if *keeps == Keeps::Source { "" } else { "jump mark-for-masquerade;" };

@@ -30,7 +30,7 @@ const OWN: u8 = 1;
 const LOCAL: u8 = 2;
 const REMOTE: u8 = 3;
 
-/// Two nodes and somebody outside, with three services on the first node.
+/// Two nodes and somebody outside, with four services on the first node.
 struct Services {
     echos: Vec<Echo>,
     local: Pod,
@@ -59,14 +59,12 @@ impl Services {
             let node_port = 30000 + u16::from(number);
             Service { name, cluster: cluster(number), node_port, endpoints, keeps }
         };
-        let mut services = vec![
+        let services = [
             named("WEB", 1, both.clone(), Keeps::Nothing),
             named("OWN", 2, vec![echos[0].address()], Keeps::Source),
             named("FAR", 3, vec![echos[2].address()], Keeps::Nothing),
+            named("SAME", 4, both, Keeps::Endpoint),
         ];
-        if proxy == Proxy::Iptables {
-            services.push(named("SAME", 4, both, Keeps::Endpoint));
-        }
         service::install(node, proxy, "10.42.0.0/16", &services).unwrap();
         Self { echos, local, overlay }
     }
@@ -118,13 +116,9 @@ fn a_cluster_address_leads_to_pods_on_this_node_and_others() {
         let direct = Flow::udp(pod.netns(), (overlay.pods[1].address(), PORT).into(), SMALL).unwrap();
         let before = overlay.fast(0).unwrap();
         assert_eq!(services.call(pod.netns(), cluster(1)), only([LOCAL, REMOTE]), "{args} {proxy:?}");
-        if proxy == Proxy::Iptables {
-            let marks = services.call(pod.netns(), cluster(4));
-            assert!(
-                marks.iter().all(|marks| marks.len() == 1),
-                "{args}: it stays with its endpoint: {marks:?}"
-            );
-        }
+        let marks = services.call(pod.netns(), cluster(4));
+        let stays = marks.iter().all(|marks| marks.len() == 1);
+        assert!(stays, "{args} {proxy:?}: it stays with its endpoint: {marks:?}");
         // To itself, by way of the service: as its node, or it would answer past it.
         assert_eq!(services.call(pod.netns(), cluster(2)), only([OWN]));
         let gateway = overlay.agents[0].subnet().unwrap().subnets.first().gateway;
