@@ -11,7 +11,7 @@ use rtnetlink::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::backend::{Backend, OnLink};
 use crate::cli::RunArgs;
@@ -24,6 +24,7 @@ use crate::netlink::{self, KernelEvents};
 use crate::network::Network;
 use crate::node::Node;
 use crate::notify::Notify;
+use crate::startup::Loaded;
 use crate::store::{Held, Rejected, Store, renewal_interval};
 use crate::subnet_env::SubnetEnv;
 use crate::tables::{Look, Tables};
@@ -99,6 +100,8 @@ struct Agent {
     rules: Rules,
     events: Arc<KernelEvents>,
     mode_reason: String,
+    /// Loading the programs.
+    programs: Errand<'static, Result<Loaded>>,
     store_name: String,
     store_error: Option<String>,
     /// Why our lease may not be ours any more; the store is being asked.
@@ -123,16 +126,14 @@ impl Agent {
         let Outside { control, signals, loop_end, notify } = outside;
         let (send_updates, mut updates) = mpsc::channel(1024);
         let mut watching = std::pin::pin!(store.watch(send_updates));
-        let events = Arc::clone(&self.events);
-        let _watching = watch_kernel(&events);
+        let (events, _watching) = watch_kernel(&self.events);
         let mut resync = ticker(RESYNC);
         let mut look_at_hooks = ticker(LOOK_AT_HOOKS);
         let mut heartbeat = ticker(HEARTBEAT);
         let mut idle_flows = Errand::idle();
         let mut look_at_rules = ticker(Duration::from_secs(self.args.iptables_resync));
         let mut rules = Errand::idle();
-        let margin = u64::from(self.args.subnet_lease_renew_margin);
-        let renew_every = renewal_interval(Duration::from_mins(margin));
+        let renew_every = self.renew_every();
         let mut renew_at = Instant::now() + renew_every;
         let mut readvertise_at = Instant::now();
         let mut term = Errand::idle();
@@ -213,6 +214,7 @@ impl Agent {
                     }
                     due.passed(look, started, self.pause(look));
                 }
+                loaded = self.programs.done() => self.take_programs(loaded?, &mut due),
                 ended = &mut self.connection => return Err(broken(ended)),
                 () = sleep_until(readvertise_at), if term.is_idle() && self.is_misadvertised() => {
                     readvertise_at = Instant::now() + LOOK_AGAIN;
@@ -224,6 +226,11 @@ impl Agent {
                 term.begin(self.renew(store));
             }
         }
+    }
+
+    fn renew_every(&self) -> Duration {
+        let margin = u64::from(self.args.subnet_lease_renew_margin);
+        renewal_interval(Duration::from_mins(margin))
     }
 
     fn pause(&self, look: Look) -> Pause {
@@ -244,6 +251,14 @@ impl Agent {
     /// The document behind `ovl-agent status`.
     fn document(&self) -> String {
         serde_json::to_string(&self.facts()).unwrap_or_default()
+    }
+
+    fn take_programs(&mut self, loaded: Loaded, due: &mut Due) {
+        if loaded.fast_path.is_some() {
+            info!("mode ebpf: {}", loaded.reason);
+        }
+        (self.tables.fast_path, self.mode_reason) = (loaded.fast_path, loaded.reason);
+        due.for_events();
     }
 
     fn verify_anew(&mut self) {
@@ -271,12 +286,12 @@ impl Agent {
 }
 
 /// Notes what the kernel says, for as long as the result is kept.
-fn watch_kernel(events: &Arc<KernelEvents>) -> JoinSet<()> {
+fn watch_kernel(events: &Arc<KernelEvents>) -> (Arc<KernelEvents>, JoinSet<()>) {
     let mut watching = JoinSet::new();
     watching.spawn(netlink::watch(Arc::clone(events)));
     let rules = Arc::clone(events);
     watching.spawn(netlink::watch_rulesets(move || rules.note_rules()));
-    watching
+    (Arc::clone(events), watching)
 }
 
 fn stuck() -> anyhow::Error {

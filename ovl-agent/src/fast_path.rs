@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::backend::Tunnel;
 use crate::bpf::{
     Attachment, AttachmentTable, Counter, DataPlane, FlowMap, Hook, LoadError, NodeTable, ObjectSource, Pins,
-    PortTable, Pulse, RemoteTable, StateTable, counters, features, prune_learned,
+    PortTable, Pulse, RemoteTable, StateTable, counters, features, has_others, prune_learned,
 };
 use crate::cli;
 use crate::conntrack::Timeouts;
@@ -240,19 +240,6 @@ impl FastPath {
         self.beat()
     }
 
-    /// The pods before which others have programs, which would not see what is redirected into the pod.
-    pub fn with_others_programs(&mut self, pods: &BTreeMap<u32, PodPort>) -> Result<BTreeSet<u32>> {
-        let mut attaching = self.attachments.with(&mut self.plane.programs);
-        let mut found = BTreeSet::new();
-        for (ifindex, pod) in pods {
-            let hook = Hook { ifindex: *ifindex, program: Program::ToPod };
-            if attaching.has_others(hook, &pod.interface)? {
-                found.insert(*ifindex);
-            }
-        }
-        Ok(found)
-    }
-
     /// Puts the programs back where they were taken off since the last pass.
     pub async fn mend_hooks(&mut self, outcome: &mut Outcome) {
         let before = (self.carry_tcp, self.has_ipsec);
@@ -423,6 +410,13 @@ pub fn pod_ports(
         Some((interface.ifindex, PodPort { interface: interface.name.clone(), port }))
     });
     ports.collect()
+}
+
+/// The pods before which others have programs, which would not see what is redirected into the pod.
+pub fn watched(pods: &BTreeMap<u32, PodPort>) -> BTreeSet<u32> {
+    let hook = |ifindex| Hook { ifindex, program: Program::ToPod };
+    let watched = pods.iter().filter(|(ifindex, pod)| has_others(hook(**ifindex), &pod.interface));
+    watched.map(|(ifindex, _)| *ifindex).collect()
 }
 
 /// Where which program belongs. Peers without a tunnel are reached past the overlay device.

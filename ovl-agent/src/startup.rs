@@ -8,10 +8,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
 use ovl_common::Mac;
 use rtnetlink::Handle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::{debug, error, info, warn};
 
 use crate::backend::{Backend, HostGw, Vxlan};
-use crate::bpf::{AttachmentTable, ObjectSource, Pins};
+use crate::bpf::{AttachmentTable, LoadError, ObjectSource, Pins};
 use crate::cli::{self, Mode, RunArgs};
 use crate::facts::Facts;
 use crate::family::{ByFamily, Family};
@@ -169,56 +170,93 @@ pub struct Loaded {
     pub reason: String,
 }
 
-/// Loads the programs and attaches the one on the underlay, as far as `--mode` wants them.
-///
-/// # Errors
-/// Where they don't work and `--strict` says that this is an error.
-pub async fn fast_path(
-    handle: &Handle,
-    args: &RunArgs,
-    underlay: &Underlay,
-    network: &Network,
-) -> Result<Loaded> {
-    let attachments = AttachmentTable::new(handle.clone(), args.tc_attach, args.tcx_order, &network.name());
-    let kernel_only = |reason: &str| Loaded { fast_path: None, reason: reason.to_owned() };
-    if args.mode == Mode::Kernel {
-        remove_leftovers(&attachments, network).await;
-        return Ok(kernel_only("--mode kernel"));
-    }
-    let reason = match &network.backend {
-        BackendConfig::Alloc => Some("the alloc backend leaves the packets to others"),
-        BackendConfig::Vxlan(_) | BackendConfig::HostGw => None,
-    };
-    if let Some(reason) = reason {
-        ensure!(!args.strict, "{reason}, and --strict is set");
-        remove_leftovers(&attachments, network).await;
-        return Ok(kernel_only(reason));
-    }
-    let source = args.bpf_object.clone().map_or(ObjectSource::Embedded, ObjectSource::File);
-    let started = match FastPath::load(attachments, &source, policy(args), &network.name()) {
-        Ok(mut fast_path) => fast_path.attach_underlay(underlay).await.map(|()| fast_path),
-        Err(error) => Err(error.into()),
-    };
-    match started {
-        Ok(fast_path) => {
-            let mut reason = format!("programs loaded, attached by {}", fast_path.attached_by());
-            if !fast_path.can_tunnel() && matches!(network.backend, BackendConfig::Vxlan(_)) {
-                reason.push_str(
-                    "; tunnels on the kernel path: this kernel lacks BPF_F_ADJ_ROOM_ENCAP_L2_ETH (5.13)",
-                );
-            }
-            if args.fast_path == cli::FastPath::Off {
-                info!(
-                    "the fast path is off: programs only count; --fast-path=verified carries pod traffic in eBPF"
-                );
-            }
-            Ok(Loaded { fast_path: Some(fast_path), reason })
+/// The way to a fast path. Loading the programs takes longer than all the rest, and nobody needs to wait: the kernel path
+/// is complete without them.
+pub enum Loading {
+    /// There will be none.
+    None(String),
+    /// A thread of its own is at it.
+    Begun {
+        /// The thread.
+        loading: JoinHandle<Result<FastPath, LoadError>>,
+        /// Whether the backend has a tunnel.
+        has_tunnel: bool,
+        /// `--fast-path off`.
+        is_off: bool,
+        /// `--strict`.
+        is_strict: bool,
+    },
+}
+
+impl Loading {
+    /// Begins to load the programs, as far as `--mode` and the backend want them.
+    ///
+    /// # Errors
+    /// Where they are not wanted and `--strict` says that this is an error.
+    pub async fn begin(handle: &Handle, args: &RunArgs, network: &Network) -> Result<Self> {
+        let name = network.name();
+        let attachments = AttachmentTable::new(handle.clone(), args.tc_attach, args.tcx_order, &name);
+        if args.mode == Mode::Kernel {
+            remove_leftovers(&attachments, network).await;
+            return Ok(Self::None("--mode kernel".to_owned()));
         }
-        Err(error) if args.strict => bail!("eBPF does not work here and --strict is set: {error:#}"),
-        Err(error) => {
-            // Programs that an earlier agent left, if any, leave everything to the kernel once their deadline is past.
-            warn!("eBPF does not work here, the kernel path carries everything: {error:#}");
-            Ok(Loaded { fast_path: None, reason: format!("{error:#}") })
+        let reason = match &network.backend {
+            BackendConfig::Alloc => Some("the alloc backend leaves the packets to others"),
+            BackendConfig::Vxlan(_) | BackendConfig::HostGw => None,
+        };
+        if let Some(reason) = reason {
+            ensure!(!args.strict, "{reason}, and --strict is set");
+            remove_leftovers(&attachments, network).await;
+            return Ok(Self::None(reason.to_owned()));
+        }
+        let source = args.bpf_object.clone().map_or(ObjectSource::Embedded, ObjectSource::File);
+        let policy = policy(args);
+        Ok(Self::Begun {
+            loading: spawn_blocking(move || FastPath::load(attachments, &source, policy, &name)),
+            has_tunnel: matches!(network.backend, BackendConfig::Vxlan(_)),
+            is_off: args.fast_path == cli::FastPath::Off,
+            is_strict: args.strict,
+        })
+    }
+
+    /// Waits for the programs and attaches the one on the underlay, which shows whether attaching works.
+    ///
+    /// # Errors
+    /// Where they don't work and `--strict` says that this is an error.
+    pub async fn finish(self, underlay: Underlay) -> Result<Loaded> {
+        let (loading, has_tunnel, is_off, is_strict) = match self {
+            Self::None(reason) => return Ok(Loaded { fast_path: None, reason }),
+            Self::Begun { loading, has_tunnel, is_off, is_strict } => {
+                (loading, has_tunnel, is_off, is_strict)
+            }
+        };
+        let started = async {
+            let mut fast_path = loading.await.context("loading the programs was given up")??;
+            fast_path.attach_underlay(&underlay).await?;
+            anyhow::Ok(fast_path)
+        };
+        match started.await {
+            Ok(fast_path) => {
+                let mut reason = format!("programs loaded, attached by {}", fast_path.attached_by());
+                if !fast_path.can_tunnel() && has_tunnel {
+                    reason.push_str(
+                        "; tunnels on the kernel path: this kernel lacks BPF_F_ADJ_ROOM_ENCAP_L2_ETH (5.13)",
+                    );
+                }
+                if is_off {
+                    info!(
+                        "the fast path is off: programs only count; --fast-path=verified carries pod traffic in eBPF"
+                    );
+                }
+                Ok(Loaded { fast_path: Some(fast_path), reason })
+            }
+            Err(error) if is_strict => bail!("eBPF does not work here and --strict is set: {error:#}"),
+            Err(error) => {
+                // Programs that an earlier agent left, if any, leave everything to the kernel once their deadline is
+                // past.
+                warn!("eBPF does not work here, the kernel path carries everything: {error:#}");
+                Ok(Loaded { fast_path: None, reason: format!("{error:#}") })
+            }
         }
     }
 }

@@ -9,8 +9,9 @@ use tracing::{debug, info, warn};
 
 use super::{Agent, public_ips};
 use crate::backend::{OnLink, Route, RouteKey};
+use crate::cli::Mode;
 use crate::family::{ByFamily, Family};
-use crate::fast_path::{Cluster, Places, PodPort, pod_ports};
+use crate::fast_path::{Cluster, Places, PodPort, pod_ports, watched};
 use crate::netlink::{Interface, interfaces, shaped};
 use crate::reconcile::Outcome;
 use crate::subnet_env::SubnetEnv;
@@ -132,13 +133,10 @@ impl Agent {
         errors: &mut Vec<String>,
     ) -> BTreeMap<u32, PodPort> {
         let mut pods = pod_ports(interfaces, &self.args.pod_bridge, self.pod_interfaces.as_ref());
-        if let Some(fast_path) = &mut self.tables.fast_path
-            && look == Look::Anew
-        {
-            let others = fast_path.with_others_programs(&pods);
-            let shaped = shaped(&self.handle, &pods.keys().copied().collect()).await;
-            match shaped.and_then(|shaped| Ok(&shaped | &others?)) {
-                Ok(shaped) => {
+        if self.tables.fast_path.is_some() && look == Look::Anew {
+            match shaped(&self.handle, &pods.keys().copied().collect()).await {
+                Ok(mut shaped) => {
+                    shaped.extend(watched(&pods));
                     for ifindex in shaped.difference(&self.shaped) {
                         let name = pods.get(ifindex).map_or("", |pod| pod.interface.as_str());
                         info!(
@@ -218,8 +216,10 @@ impl Agent {
             return Ok(());
         }
         env.write(&self.args.subnet_file)?;
+        let is_less = self.args.mode == Mode::Ebpf && self.tables.fast_path.is_none();
+        let why = if is_less { format!(" ({})", self.mode_reason) } else { String::new() };
         info!(
-            "ready: subnet {}, MTU {}, mode {}; wrote {}",
+            "ready: subnet {}, MTU {}, mode {}{why}; wrote {}",
             env.subnets,
             env.mtu,
             self.mode(),

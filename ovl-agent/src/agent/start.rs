@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, anyhow};
 use tracing::info;
 
 use super::Agent;
+use super::errand::Errand;
 use super::reach::Reach;
 use super::rules::Rules;
 use super::tally::Tally;
@@ -17,7 +18,7 @@ use crate::family::{ByFamily, Family};
 use crate::instance::Instance;
 use crate::netlink::{self, KernelEvents};
 use crate::node::{Node, Underlay};
-use crate::startup::{self, Progress};
+use crate::startup::{self, Loaded, Loading, Progress};
 use crate::store::Store;
 use crate::subnet_env;
 use crate::sysctl;
@@ -44,8 +45,16 @@ impl Agent {
         let ranges = network.ranges();
         let names = names.chain(ranges.iter().map(|(_, range)| range.to_string()));
         let instances = names.map(|name| Instance::claim(&name)).collect::<Result<Vec<_>>>()?;
+        let loading = Loading::begin(&handle, &args, &network).await?;
         // Before anything is taken from the store: --strict may end it here.
-        let loaded = startup::fast_path(&handle, &args, &underlay, &network).await?;
+        let is_settled = matches!(loading, Loading::None(_));
+        let mut programs = Errand::idle();
+        let loaded = if args.strict || is_settled {
+            loading.finish(underlay.clone()).await?
+        } else {
+            programs.begin(loading.finish(underlay.clone()));
+            Loaded { fast_path: None, reason: "the programs are being loaded".to_owned() }
+        };
         let attrs = backend.attrs(&public_ips);
         let identity = attrs.identity().context("this node has no public address")?;
         let claim = async || store.claim_identity(identity).await;
@@ -90,6 +99,7 @@ impl Agent {
             rules,
             events: Arc::new(KernelEvents::past(port)),
             mode_reason: loaded.reason,
+            programs,
             store_error: None,
             loss: None,
             own_news: 0,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
+use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, tc};
 use ovl_common::Program;
 use rtnetlink::Handle;
 use tracing::{debug, info};
@@ -287,15 +287,6 @@ impl Attaching<'_> {
         }
     }
 
-    /// Whether programs of others are attached by tcx where ours is, or would be. Where the kernel does not say, none are.
-    pub fn has_others(&mut self, hook: Hook, interface: &str) -> Result<bool> {
-        let ours = self.program(hook.program)?.info().context("cannot ask about a BPF program")?.id();
-        let Ok((_, programs)) = SchedClassifier::query_tcx(interface, hook.direction()) else {
-            return Ok(false);
-        };
-        Ok(programs.iter().any(|info| info.id() != ours))
-    }
-
     /// Puts our program in the place of an earlier agent's, in one step. `None` where there is none to take over, or its
     /// interface is gone and another has its index.
     fn take_over(&mut self, hook: Hook) -> Option<Way> {
@@ -333,6 +324,14 @@ impl Attaching<'_> {
         let pinned = link.pin(&path).map_err(|error| LoadError::of(&step(), &error))?;
         Ok(Way::Pinned(pinned))
     }
+}
+
+/// Whether programs of others are attached by tcx where ours, or an earlier agent's, may be. Where the kernel does not say,
+/// none are.
+pub fn has_others(hook: Hook, interface: &str) -> bool {
+    let attached = SchedClassifier::query_tcx(interface, hook.direction());
+    let is_others = |info: &ProgramInfo| info.name_as_str() != Some(hook.program.name());
+    attached.is_ok_and(|(_, programs)| programs.iter().any(is_others))
 }
 
 impl Held {

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::thread;
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use aya::programs::SchedClassifier;
@@ -100,21 +101,7 @@ impl DataPlane {
         }
         let mut programs =
             object_loader.load(object).map_err(|error| from_kernel("creating the BPF maps", &error))?;
-        for program in Program::ALL {
-            let step = format!("loading BPF program {}", program.name());
-            let classifier: &mut SchedClassifier = programs
-                .program_mut(program.name())
-                .ok_or_else(|| failed(step.as_str(), "the object has no such program", BAD_OBJECT))?
-                .try_into()
-                .map_err(|error| failed(step.as_str(), error, BAD_OBJECT))?;
-            classifier.load().map_err(|error| from_kernel(step.as_str(), &error))?;
-            if let Some(pins) = pins {
-                // What was there stays loaded as long as it is attached.
-                let path = pins.program(program);
-                Pins::remove(&path).map_err(|error| failed(step.as_str(), format!("{error:#}"), NO_PIN))?;
-                classifier.pin(&path).map_err(|error| from_kernel(step, &error))?;
-            }
-        }
+        load_programs(&mut programs, pins)?;
         Ok(Self {
             state: take(&mut programs, STATE.name)?,
             leases: take(&mut programs, LEASES.name)?,
@@ -128,6 +115,44 @@ impl DataPlane {
             programs,
         })
     }
+}
+
+/// All at the same time: the verifier takes tens of milliseconds for each.
+fn load_programs(programs: &mut Ebpf, pins: Option<&Pins>) -> Result<(), LoadError> {
+    let step = |program: Program| format!("loading BPF program {}", program.name());
+    let ours = |name: &str| Program::ALL.into_iter().find(|program| program.name() == name);
+    let found: Vec<_> =
+        programs.programs_mut().filter_map(|(name, program)| Some((ours(name)?, program))).collect();
+    let missing = Program::ALL.into_iter().find(|program| found.iter().all(|(found, _)| found != program));
+    if let Some(missing) = missing {
+        return Err(failed(step(missing), "the object has no such program", BAD_OBJECT));
+    }
+    thread::scope(|scope| {
+        let threads: Vec<_> = found
+            .into_iter()
+            .map(|(program, loaded)| scope.spawn(move || load_program(program, loaded, pins, &step(program))))
+            .collect();
+        let lost = || failed("loading the BPF programs", "a thread ended early", "restart ovl-agent");
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_panicked| Err(lost())))
+    })
+}
+
+fn load_program(
+    program: Program,
+    loaded: &mut aya::programs::Program,
+    pins: Option<&Pins>,
+    step: &str,
+) -> Result<(), LoadError> {
+    let classifier: &mut SchedClassifier =
+        loaded.try_into().map_err(|error| failed(step, error, BAD_OBJECT))?;
+    classifier.load().map_err(|error| from_kernel(step, &error))?;
+    if let Some(pins) = pins {
+        // What was there stays loaded as long as it is attached.
+        let path = pins.program(program);
+        Pins::remove(&path).map_err(|error| failed(step, format!("{error:#}"), NO_PIN))?;
+        classifier.pin(&path).map_err(|error| from_kernel(step, &error))?;
+    }
+    Ok(())
 }
 
 /// Kernels before 5.11 charge maps to this limit; later ones ignore it, and lacking the right to raise it is only a

@@ -16,6 +16,7 @@ fn without_rights_pods_still_reach_each_other() {
         let options = overlay.options("--mode ebpf --fast-path always").without_capabilities(&BPF_RIGHTS);
         let mut agent = Agent::start(overlay.node(index), &options).unwrap();
         agent.wait_ready().unwrap();
+        Overlay::wait_for_log(&agent, "eBPF does not work here").unwrap();
         let warnings: Vec<String> =
             agent.log().lines().filter(|line| line.contains("WARN")).map(str::to_owned).collect();
         let [warning] = &warnings[..] else { panic!("one warning, not {warnings:#?}") };
