@@ -181,14 +181,18 @@ pub struct TableFacts {
 pub struct PeerFacts {
     /// Its subnet.
     pub subnet: Option<Ipv4Net>,
-    /// The address that packets for it are sent to.
+    /// Its IPv4 address on the underlay.
     pub public_ip: Option<Ipv4Addr>,
+    /// The address that packets for its subnet are sent to, of either family; `None` where they are not.
+    pub sent_to: Option<IpAddr>,
     /// How they are sent; `None` where they are not.
     pub path: Option<Path>,
     /// Its IPv6 subnet.
     pub ipv6_subnet: Option<Ipv6Net>,
-    /// The address that packets for it are sent to.
+    /// Its IPv6 address on the underlay.
     pub public_ipv6: Option<Ipv6Addr>,
+    /// The address that packets for its IPv6 subnet are sent to, of either family; `None` where they are not.
+    pub ipv6_sent_to: Option<IpAddr>,
     /// How they are sent; `None` where they are not.
     pub ipv6_path: Option<Path>,
     /// Name of its backend.

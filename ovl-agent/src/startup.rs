@@ -121,12 +121,12 @@ pub async fn network<S: Store>(store: &S, progress: &Progress) -> Result<Network
 }
 
 /// The backend of the config. A tunnel device that exists keeps its MAC, which the peers have in their tables.
-pub async fn backend(handle: &Handle, network: &Network) -> Result<Backend> {
+pub async fn backend(handle: &Handle, network: &Network, underlay: &Underlay) -> Result<Backend> {
     match &network.backend {
         BackendConfig::HostGw => Ok(Backend::HostGw(HostGw)),
         BackendConfig::Alloc => Ok(Backend::Alloc),
         BackendConfig::Vxlan(options) => {
-            let macs = network.pools.map(|_, _| Mac::default());
+            let macs = underlay.addresses.map(|_, _| Mac::default());
             let mut vxlan = Vxlan { options: options.clone(), macs, zero_checksums: true };
             for (family, name) in vxlan.device_names().iter() {
                 let existing = DeviceTable::existing(handle, name).await?;

@@ -152,6 +152,11 @@ pub fn renewal_interval(margin: std::time::Duration) -> std::time::Duration {
     LEASE_TTL.saturating_sub(margin).min(std::time::Duration::from_hours(1))
 }
 
+/// The flag that gives a node another address of this one's family.
+fn public_ip_flag(public_ip: IpAddr) -> &'static str {
+    if public_ip.is_ipv4() { "--public-ip" } else { "--public-ipv6" }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -55,6 +55,18 @@ pub fn is_forwarding(family: Family) -> Option<bool> {
     read::<u8>(&format!("/proc/sys/{}", forwarding(family).replace('.', "/"))).map(|value| value != 0)
 }
 
+/// Lets an overlay device have IPv6 addresses on a node where new interfaces get none: nodes without IPv6 between them
+/// often say so (`net.ipv6.conf.default.disable_ipv6=1`), while their pods have it.
+pub fn enable_ipv6(device: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6");
+    if read::<u8>(&path) == Some(1) {
+        match fs::write(&path, "0") {
+            Ok(()) => info!("IPv6 was disabled on {device}, which carries pods' IPv6 packets: enabled it"),
+            Err(error) => warn!("IPv6 is disabled on {device} and cannot be enabled: {path}: {error}"),
+        }
+    }
+}
+
 /// Whether conntrack is liberal or could be made so; opening a setting for writing changes nothing.
 ///
 /// # Errors

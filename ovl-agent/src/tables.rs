@@ -50,6 +50,14 @@ impl<T: Table> Own<T> {
     }
 }
 
+/// Rows that nobody asks for.
+struct Unwanted {
+    addresses: Vec<(Family, IpNet)>,
+    neighbours: Vec<(Family, IpAddr)>,
+    fdb: Vec<(Family, Mac)>,
+    routes: Vec<RouteKey>,
+}
+
 /// What to say of one table.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
@@ -82,7 +90,7 @@ impl Tables {
             handle: handle.clone(),
             devices: Own::new(DeviceTable::new(handle.clone(), alias, devices.clone())),
             addresses: Own::new(AddressTable::new(handle.clone(), devices.clone(), ranges)),
-            neighbours: Own::new(NeighbourTable::new(handle.clone(), devices.clone())),
+            neighbours: Own::new(NeighbourTable::new(handle.clone(), devices.clone(), ranges)),
             fdb: Own::new(FdbTable::new(handle.clone(), devices)),
             routes: Own::new(RouteTable::new(handle.clone(), ranges)),
             is_adopted: false,
@@ -116,17 +124,18 @@ impl Tables {
         let neighbours = put(&mut self.neighbours, &desired.neighbours, out).await;
         let fdb = put(&mut self.fdb, &desired.fdb, out).await;
         let routes = put_missing(&mut self.routes.table, &mut self.routes.known, &desired.routes, out).await;
-        let (neighbours, fdb, unwanted_routes) = self.past_kept(desired, neighbours, fdb, routes.unwanted);
+        let unwanted = Unwanted { addresses, neighbours, fdb, routes: routes.unwanted };
+        let unwanted = self.past_kept(desired, unwanted);
         if let Some(fast_path) = &mut self.fast_path {
             let remotes = carried_by_the_kernel(cluster.remotes, &routes.refused);
             let remotes_withheld = !routes.refused.is_empty();
             let cluster = Cluster { remotes: &remotes, remotes_withheld, ..*cluster };
             fast_path.make(node, &cluster, places, out).await;
         }
-        take(&mut self.routes, &unwanted_routes, out).await;
-        take(&mut self.fdb, &fdb, out).await;
-        take(&mut self.neighbours, &neighbours, out).await;
-        take(&mut self.addresses, &addresses, out).await;
+        take(&mut self.routes, &unwanted.routes, out).await;
+        take(&mut self.fdb, &unwanted.fdb, out).await;
+        take(&mut self.neighbours, &unwanted.neighbours, out).await;
+        take(&mut self.addresses, &unwanted.addresses, out).await;
         take(&mut self.devices, &devices, out).await;
         outcome
     }
@@ -182,24 +191,23 @@ impl Tables {
     }
 
     /// What is unwanted without the rows of peers whose leases cannot be read: what is there of them stays.
-    fn past_kept(
-        &self,
-        desired: &Desired,
-        mut neighbours: Vec<IpAddr>,
-        mut fdb: Vec<(Family, Mac)>,
-        mut routes: Vec<RouteKey>,
-    ) -> (Vec<IpAddr>, Vec<(Family, Mac)>, Vec<RouteKey>) {
+    fn past_kept(&self, desired: &Desired, mut unwanted: Unwanted) -> Unwanted {
         if !desired.kept.is_empty() {
             let bases: BTreeSet<IpAddr> = desired.kept.iter().map(IpNet::addr).collect();
-            let macs: BTreeSet<(Family, Mac)> = bases
-                .iter()
-                .filter_map(|base| Some((Family::of(*base), *self.neighbours.known.get(base)?)))
+            let on = |device| bases.iter().map(move |base| (device, *base));
+            let macs: BTreeSet<(Family, Mac)> = Family::ALL
+                .into_iter()
+                .flat_map(on)
+                .filter_map(|key| Some((key.0, *self.neighbours.known.get(&key)?)))
                 .collect();
-            routes.retain(|key| !desired.kept.contains(&key.net));
-            neighbours.retain(|address| !bases.contains(address));
-            fdb.retain(|key| !macs.contains(key));
+            // On either device: who knows which of them their routes lead to.
+            let own: BTreeSet<IpNet> = desired.addresses.keys().map(|(_, net)| *net).collect();
+            unwanted.routes.retain(|key| !desired.kept.contains(&key.net));
+            unwanted.neighbours.retain(|(_, address)| !bases.contains(address));
+            unwanted.fdb.retain(|key| !macs.contains(key));
+            unwanted.addresses.retain(|(_, net)| !own.contains(net));
         }
-        (neighbours, fdb, routes)
+        unwanted
     }
 
     fn doubt(&mut self) {

@@ -13,7 +13,7 @@ use rtnetlink::Handle;
 use tracing::info;
 
 use crate::cli::RunArgs;
-use crate::family::Family;
+use crate::family::{ByFamily, Family};
 use crate::netlink::{self, Interface};
 use crate::node::Underlay;
 
@@ -39,7 +39,7 @@ pub struct Choice {
     pub public_ip: Option<Ipv4Addr>,
     /// `--public-ipv6`.
     pub public_ipv6: Option<Ipv6Addr>,
-    /// The families of the network.
+    /// The families that are used between nodes.
     pub families: Vec<Family>,
     /// The network's ranges. A regular expression that matches an address in them does not mean it.
     pub overlay: Vec<IpNet>,
@@ -47,7 +47,7 @@ pub struct Choice {
 
 impl Choice {
     /// What the flags say, for a network that has these ranges.
-    pub fn new(args: &RunArgs, overlay: Vec<IpNet>) -> Result<Self> {
+    pub fn new(args: &RunArgs, ranges: &ByFamily<IpNet>) -> Result<Self> {
         let regexes = args
             .iface_regex
             .iter()
@@ -58,11 +58,8 @@ impl Choice {
             can_reach: args.iface_can_reach,
             public_ip: args.public_ip,
             public_ipv6: args.public_ipv6,
-            families: Family::ALL
-                .into_iter()
-                .filter(|family| overlay.iter().any(|range| Family::of_net(range) == *family))
-                .collect(),
-            overlay,
+            families: args.underlay_family.families(ranges),
+            overlay: ranges.iter().map(|(_, range)| *range).collect(),
         })
     }
 

@@ -52,7 +52,7 @@ impl Agent {
                 {
                     vxlan.options = options.clone();
                 }
-                if let Err(error) = backend.check(&self.node.underlay, &self.node.public_ips) {
+                if let Err(error) = backend.check(&self.node.underlay, &network, &self.node.public_ips) {
                     return self.keep_config(format!("{error:#}"));
                 }
                 info!("the network config changed: {} applied", fields.join(", "));

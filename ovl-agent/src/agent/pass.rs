@@ -172,7 +172,7 @@ impl Agent {
         let underlay = &self.node.underlay;
         if let Some(now) = self.follow.step(underlay, &self.choice, &facts, Instant::now()) {
             let public_ips = public_ips(&self.args, &now);
-            if let Err(error) = self.backend.check(&now, &public_ips) {
+            if let Err(error) = self.backend.check(&now, &self.network, &public_ips) {
                 return Ok(Some(format!("{error:#}; the rows of before stay")));
             }
             info!("the underlay is now {} with {} and MTU {}", now.name, now.addresses, now.mtu);
@@ -209,7 +209,7 @@ impl Agent {
         let env = SubnetEnv {
             networks: self.network.ranges(),
             subnets: *self.node.lease.subnets(),
-            mtu: self.backend.mtu(&self.network, self.node.underlay.mtu),
+            mtu: self.backend.mtu(&self.node.underlay),
             ip_masq: self.args.ip_masq,
         };
         if self.subnet_env.as_ref() == Some(&env) {

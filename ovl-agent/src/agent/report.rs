@@ -1,12 +1,11 @@
 //! What the agent knows, as `ovl-agent status` and the metrics tell it.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Agent;
-use crate::backend::Backend;
+use crate::backend::{Backend, Here, Way};
 use crate::conntrack::Timeouts;
 use crate::facts::{
     CounterFacts, EbpfFacts, Facts, LeaseFacts, NodeFacts, Path, PeerFacts, RejectedFacts, StoreHealth,
@@ -43,7 +42,7 @@ impl Agent {
             ipv6_network: range(Family::V6).and_then(ipv6),
             lease: self.lease_facts(),
             backend: self.backend.name().to_owned(),
-            mtu: self.backend.mtu(&self.network, self.node.underlay.mtu),
+            mtu: self.backend.mtu(&self.node.underlay),
             mode: mode.to_owned(),
             mode_reason: self.mode_reason.clone(),
             fast_path: if mode == "ebpf" { self.args.fast_path.name() } else { "off" }.to_owned(),
@@ -112,33 +111,33 @@ impl Agent {
     }
 
     fn peer_facts(&self) -> Vec<PeerFacts> {
-        let facts = |(key, attrs, changed): (&LeaseKey, &LeaseAttrs, Instant)| PeerFacts {
-            subnet: key.subnet(Family::V4).and_then(ipv4),
-            public_ip: Some(attrs.public_ip).filter(|ip| !ip.is_unspecified()),
-            path: self.path(key, attrs, Family::V4),
-            ipv6_subnet: key.subnet(Family::V6).and_then(ipv6),
-            public_ipv6: attrs.public_ipv6,
-            ipv6_path: self.path(key, attrs, Family::V6),
-            backend: attrs.backend_type.clone(),
-            changed_seconds: Some(changed.elapsed().as_secs()),
+        let here = self.backend.here(&self.node, &self.on_link);
+        let facts = |(key, attrs, changed): (&LeaseKey, &LeaseAttrs, Instant)| {
+            let [way, ipv6_way] = Family::ALL.map(|family| self.way(key, attrs, family, &here));
+            PeerFacts {
+                subnet: key.subnet(Family::V4).and_then(ipv4),
+                public_ip: Some(attrs.public_ip).filter(|ip| !ip.is_unspecified()),
+                sent_to: way.as_ref().map(|way| way.node),
+                path: way.as_ref().map(path),
+                ipv6_subnet: key.subnet(Family::V6).and_then(ipv6),
+                public_ipv6: attrs.public_ipv6,
+                ipv6_sent_to: ipv6_way.as_ref().map(|way| way.node),
+                ipv6_path: ipv6_way.as_ref().map(path),
+                backend: attrs.backend_type.clone(),
+                changed_seconds: Some(changed.elapsed().as_secs()),
+            }
         };
         self.peers().map(facts).collect()
     }
 
-    /// How packets for a peer are sent.
-    fn path(&self, key: &LeaseKey, attrs: &LeaseAttrs, family: Family) -> Option<Path> {
+    /// How packets for a peer are sent, where they are.
+    fn way(&self, key: &LeaseKey, attrs: &LeaseAttrs, family: Family, here: &Here<'_>) -> Option<Way> {
         key.subnet(family)?;
         self.network.range(family)?;
-        let public_ip: IpAddr = attrs.public_ip(family)?;
-        if self.rejected_leases.contains_key(&(*key, family)) {
+        if self.backend == Backend::Alloc || self.rejected_leases.contains_key(&(*key, family)) {
             return None;
         }
-        match self.backend {
-            Backend::Vxlan(_) if self.on_link.contains_key(&public_ip) => Some(Path::Direct),
-            Backend::Vxlan(_) => Some(Path::Tunnel),
-            Backend::HostGw(_) => Some(Path::Direct),
-            Backend::Alloc => None,
-        }
+        self.backend.way(family, attrs, here).ok()
     }
 
     fn rejected_facts(&self) -> Vec<RejectedFacts> {
@@ -152,6 +151,10 @@ impl Agent {
             .map(|item| RejectedFacts { item: item.item.clone(), reason: item.reason.clone() });
         leases.chain(items).collect()
     }
+}
+
+fn path(way: &Way) -> Path {
+    if way.link.is_some() { Path::Direct } else { Path::Tunnel }
 }
 
 fn ebpf_facts(fast_path: &FastPath) -> EbpfFacts {

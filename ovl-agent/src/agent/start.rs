@@ -34,17 +34,22 @@ impl Agent {
         let pattern = |text| underlay::pattern("pod-interface-regex", text);
         let pod_interfaces = args.pod_interface_regex.as_deref().map(pattern).transpose();
         let pod_interfaces = pod_interfaces.map_err(|reason| anyhow!(reason))?;
-        let choice = Choice::new(&args, network.ranges().iter().map(|(_, range)| *range).collect())?;
+        let choice = Choice::new(&args, &network.ranges())?;
         let underlay = underlay::find(&handle, &choice).await?;
         let public_ips = public_ips(&args, &underlay);
-        let backend = startup::backend(&handle, &network).await?;
-        backend.check(&underlay, &public_ips)?;
+        let backend = startup::backend(&handle, &network, &underlay).await?;
+        backend.check(&underlay, &network, &public_ips)?;
         // The devices' names and the network's ranges are what our rows are known by.
         let devices = backend.devices();
-        let names = devices.iter().map(|(_, name)| name.clone());
+        let rules_name = backend.rules_name(&network);
         let ranges = network.ranges();
-        let names = names.chain(ranges.iter().map(|(_, range)| range.to_string()));
-        let instances = names.map(|name| Instance::claim(&name)).collect::<Result<Vec<_>>>()?;
+        let mut names: Vec<_> = devices.iter().map(|(_, name)| name.clone()).collect();
+        names.extend(ranges.iter().map(|(_, range)| range.to_string()));
+        // Without a tunnel that is a range, and with one mostly a device.
+        if !names.contains(&rules_name) {
+            names.push(rules_name.clone());
+        }
+        let instances = names.iter().map(|name| Instance::claim(name)).collect::<Result<Vec<_>>>()?;
         let loading = Loading::begin(&handle, &args, &network).await?;
         // Before anything is taken from the store: --strict may end it here.
         let is_settled = matches!(loading, Loading::None(_));
@@ -70,9 +75,7 @@ impl Agent {
             store.describe()
         );
         let node = Node { underlay, public_ips, lease };
-        // What stays the same when the network's ranges change, where there is such a thing.
-        let device = devices.iter().next().map(|(_, name)| name.clone());
-        let rules = Rules::new(&device.unwrap_or_else(|| network.name()));
+        let rules = Rules::new(&rules_name);
         let mut tables = Tables::new(&handle, &backend, &network);
         tables.fast_path = loaded.fast_path;
         Ok(Self {

@@ -82,23 +82,24 @@ pub enum Route {
     Blackhole,
 }
 
-/// The rows of every table that carries the overlay. What hangs on the overlay device hangs on that of its own family.
+/// The rows of every table that carries the overlay. An overlay device is known by the family of its outer packets;
+/// what hangs on it may be of either.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Devices by name.
     pub devices: BTreeMap<String, VxlanDevice>,
-    /// Addresses of the overlay devices.
+    /// Addresses of the overlay devices, by device.
     #[expect(clippy::zero_sized_map_values, reason = "a table's rows are a map; these are all key")]
-    pub addresses: BTreeMap<IpNet, ()>,
-    /// Permanent neighbours on the overlay devices.
-    pub neighbours: BTreeMap<IpAddr, Mac>,
-    /// Forwarding entries of the overlay devices: which node has which MAC.
+    pub addresses: BTreeMap<(Family, IpNet), ()>,
+    /// Permanent neighbours on the overlay devices, by device.
+    pub neighbours: BTreeMap<(Family, IpAddr), Mac>,
+    /// Forwarding entries of the overlay devices, by device: which node has which MAC.
     pub fdb: BTreeMap<(Family, Mac), IpAddr>,
     /// Routes of the main table.
     pub routes: BTreeMap<RouteKey, Route>,
     /// Rows of the BPF lease map.
     pub remotes: BTreeMap<Prefix, Remote>,
-    /// What of a lease cannot be programmed, and why.
+    /// What of a lease cannot be programmed, by the family of the subnet, and why.
     pub rejected: BTreeMap<(LeaseKey, Family), String>,
     /// Subnets of leases that cannot be read: what an earlier agent programmed for them stays.
     pub kept: BTreeSet<IpNet>,

@@ -15,7 +15,7 @@ use super::devices::Devices;
 use super::files::Ranges;
 use super::{Leftover, Removal};
 use crate::family::Family;
-use crate::netlink::{absent_is_success, ip, mark, routes};
+use crate::netlink::{absent_is_success, ip, mark, next_hop, routes};
 
 /// Our routes and, inside `ranges`, flannel's.
 pub(super) async fn find(handle: &Handle, devices: &Devices, ranges: &Ranges) -> Result<Vec<Leftover>> {
@@ -41,6 +41,7 @@ pub(super) async fn remove(handle: &Handle, mut route: RouteMessage) -> Result<(
             attribute,
             RouteAttribute::Destination(_)
                 | RouteAttribute::Gateway(_)
+                | RouteAttribute::Via(_)
                 | RouteAttribute::Oif(_)
                 | RouteAttribute::Priority(_)
                 | RouteAttribute::Table(_)
@@ -80,12 +81,12 @@ impl Route {
         for attribute in &message.attributes {
             if let RouteAttribute::Destination(found) = attribute {
                 destination = ip(found)?;
-            } else if let RouteAttribute::Gateway(found) = attribute {
-                gateway = ip(found);
             } else if let RouteAttribute::Oif(found) = attribute {
                 device = Some(*found);
             } else if let RouteAttribute::Table(found) = attribute {
                 table = *found;
+            } else {
+                gateway = next_hop(attribute).or(gateway);
             }
         }
         let net = IpNet::new(destination, message.header.destination_prefix_length).ok()?;

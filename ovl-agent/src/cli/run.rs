@@ -7,7 +7,8 @@ use clap::{ArgAction, Args};
 
 use super::go::integer;
 use super::value::{
-    FastPath, Maybe, Mode, Secret, SourceCheck, StoreArg, listen_ip, listen_port, mark, unless_empty,
+    FastPath, Maybe, Mode, Secret, SourceCheck, StoreArg, UnderlayFamily, listen_ip, listen_port, mark,
+    unless_empty,
 };
 use crate::bpf::{TcAttach, TcxOrder};
 use crate::store::etcd::EtcdOptions;
@@ -156,6 +157,11 @@ pub struct RunArgs {
     /// The interface that the kernel would use to reach this address; comes after --iface-regex.
     #[arg(long, value_name = "IP", default_value = "", value_parser = unless_empty::<IpAddr>, help_heading = "Node")]
     pub iface_can_reach: Maybe<IpAddr>,
+    /// The IP families that nodes use between them. `same`: those of the network, each inside its own, as flanneld has it.
+    /// `ipv4`, `ipv6`: this one alone, which carries both families of pods. `both`: pods' packets travel in their own
+    /// family to nodes that have it, in the other to those that have only that one.
+    #[arg(long, value_enum, default_value = "same", help_heading = "Node")]
+    pub underlay_family: UnderlayFamily,
     /// IPv4 address that the other nodes send to. Without it, the interface's.
     #[arg(long, value_name = "IP", default_value = "", value_parser = unless_empty::<Ipv4Addr>, help_heading = "Node")]
     pub public_ip: Maybe<Ipv4Addr>,

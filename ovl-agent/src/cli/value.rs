@@ -8,6 +8,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 
 use super::go::integer;
+use crate::family::{ByFamily, Family};
 
 /// A flag that may be left empty, which is the same as not giving it: unit files have `--public-ip=${PUBLIC_IP}`.
 /// Under its own name, `Option` means something else to clap.
@@ -59,6 +60,31 @@ impl FastPath {
             Self::Off => "off",
             Self::Always => "always",
             Self::Verified => "verified",
+        }
+    }
+}
+
+/// The families of the packets between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnderlayFamily {
+    /// Those of the network, each in its own.
+    Same,
+    /// IPv4, which carries IPv6, too.
+    Ipv4,
+    /// IPv6, which carries IPv4, too.
+    Ipv6,
+    /// Both, whatever the network has.
+    Both,
+}
+
+impl UnderlayFamily {
+    /// The families that a node uses outside in a network that has those of `network` inside.
+    pub fn families<T>(self, network: &ByFamily<T>) -> Vec<Family> {
+        match self {
+            Self::Same => network.iter().map(|(family, _)| family).collect(),
+            Self::Ipv4 => vec![Family::V4],
+            Self::Ipv6 => vec![Family::V6],
+            Self::Both => Family::ALL.to_vec(),
         }
     }
 }

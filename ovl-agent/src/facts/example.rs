@@ -72,7 +72,12 @@ pub(crate) fn example() -> Facts {
                 ipv6_path: Some(Path::Direct),
                 ..peer(7, Path::Tunnel)
             },
-            peer(8, Path::Direct),
+            PeerFacts {
+                public_ip: None,
+                sent_to: Some("2001:db8::8".parse().expect("valid")),
+                public_ipv6: Some("2001:db8::8".parse().expect("valid")),
+                ..peer(8, Path::Direct)
+            },
             PeerFacts {
                 backend: "host-gw".into(),
                 path: None,

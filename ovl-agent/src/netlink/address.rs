@@ -11,10 +11,11 @@ use super::addresses::node_addresses;
 use super::devices::Devices;
 use super::{absent_is_success, address_family, code, describe};
 use crate::family::{ByFamily, Family};
+use crate::sysctl;
 use crate::table::Table;
 
-/// The addresses of the overlay devices that are the overlay's: on IPv4's device those inside its range, on IPv6's all
-/// but link-local ones, as flannel has it.
+/// The addresses of the overlay devices that are the overlay's: those inside its ranges, and on IPv6's device all IPv6
+/// ones that are not link-local, as flannel has it.
 #[derive(Debug)]
 pub struct AddressTable {
     handle: Handle,
@@ -28,15 +29,18 @@ impl AddressTable {
         Self { handle, devices: Devices::new(devices), ranges }
     }
 
-    fn is_ours(&self, ifindex: u32, net: &IpNet) -> bool {
-        let family = Family::of_net(net);
-        if self.devices.index(family) != Some(ifindex) {
-            return false;
-        }
-        match net {
-            IpNet::V4(_) => self.ranges.get(family).is_some_and(|range| range.contains(&net.addr())),
-            IpNet::V6(net) => !net.addr().is_unicast_link_local(),
-        }
+    /// The device that an address is on, where it is one of ours.
+    fn device(&self, ifindex: u32, net: &IpNet) -> Option<Family> {
+        let device = self.devices.with_index(ifindex)?;
+        let in_range = || {
+            let range = self.ranges.get(Family::of_net(net));
+            range.is_some_and(|range| range.contains(&net.addr()))
+        };
+        let is_ours = match (net, device) {
+            (IpNet::V6(net), Family::V6) => !net.addr().is_unicast_link_local(),
+            (IpNet::V4(_), _) | (IpNet::V6(_), Family::V4) => in_range(),
+        };
+        is_ours.then_some(device)
     }
 
     /// Puts an address that is there already: as it should be, or with another length, of which IPv6 has but one.
@@ -61,24 +65,30 @@ impl AddressTable {
 }
 
 impl Table for AddressTable {
-    type Key = IpNet;
+    type Key = (Family, IpNet);
     type Row = ();
 
     fn name(&self) -> &'static str {
         "address"
     }
 
-    async fn rows(&mut self) -> Result<BTreeMap<IpNet, ()>> {
+    async fn rows(&mut self) -> Result<BTreeMap<(Family, IpNet), ()>> {
         self.devices.look_up(&self.handle).await?;
         let all = node_addresses(&self.handle).await?;
-        let ours = all.into_iter().filter(|address| self.is_ours(address.ifindex, &address.net));
-        Ok(ours.map(|address| (address.net, ())).collect())
+        let ours = all.into_iter().filter_map(|address| {
+            let device = self.device(address.ifindex, &address.net)?;
+            Some(((device, address.net), ()))
+        });
+        Ok(ours.collect())
     }
 
-    async fn put(&mut self, net: &IpNet, (): &()) -> Result<()> {
-        let family = Family::of_net(net);
-        let context = || format!("cannot add address {net} to {}", self.devices.name(family));
-        let index = self.devices.require(family).with_context(context)?;
+    async fn put(&mut self, (device, net): &(Family, IpNet), (): &()) -> Result<()> {
+        let name = self.devices.name(*device);
+        let context = || format!("cannot add address {net} to {name}");
+        let index = self.devices.require(*device).with_context(context)?;
+        if Family::of_net(net) == Family::V6 {
+            sysctl::enable_ipv6(name);
+        }
         let mut request = self.handle.address().add(index, net.addr(), net.prefix_len());
         // Nobody else can have it, and until the search for one ended, IPv6 would not send from it.
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
@@ -90,11 +100,10 @@ impl Table for AddressTable {
         }
     }
 
-    async fn delete(&mut self, net: &IpNet) -> Result<()> {
-        let family = Family::of_net(net);
-        let Some(index) = self.devices.index(family) else { return Ok(()) };
+    async fn delete(&mut self, (device, net): &(Family, IpNet)) -> Result<()> {
+        let Some(index) = self.devices.index(*device) else { return Ok(()) };
         self.erase(index, net)
             .await
-            .with_context(|| format!("cannot remove address {net} from {}", self.devices.name(family)))
+            .with_context(|| format!("cannot remove address {net} from {}", self.devices.name(*device)))
     }
 }

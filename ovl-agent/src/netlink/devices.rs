@@ -6,7 +6,7 @@ use rtnetlink::Handle;
 use super::index_of;
 use crate::family::{ByFamily, Family};
 
-/// The overlay device of each family. Indexes are as of the last look, which is once per listing: a device that was
+/// The overlay devices, by the family of their outer packets. Indexes are as of the last look, which is once per listing: a device that was
 /// replaced since makes the next write fail, and the next pass look again.
 #[derive(Debug)]
 pub(super) struct Devices {
@@ -31,6 +31,11 @@ impl Devices {
     /// The device's index, where there is one.
     pub(super) fn index(&self, family: Family) -> Option<u32> {
         self.indexes.get(family).copied()
+    }
+
+    /// Which device has this index.
+    pub(super) fn with_index(&self, ifindex: u32) -> Option<Family> {
+        self.indexes.iter().find(|(_, index)| **index == ifindex).map(|(family, _)| family)
     }
 
     /// Its name, for a person.

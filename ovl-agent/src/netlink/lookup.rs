@@ -64,7 +64,7 @@ fn hop(messages: &[RouteMessage]) -> Option<Hop> {
 }
 
 /// The gateway that an attribute names; IPv4 routes can have an IPv6 gateway.
-pub(super) fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
+pub(crate) fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
     if let RouteAttribute::Gateway(address) = attribute {
         ip(address)
     } else if let RouteAttribute::Via(RouteVia::Inet(address)) = attribute {

@@ -13,7 +13,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::dump::{is_main, routes};
-use super::lookup::ip;
+use super::lookup::{self, ip};
 use super::mark;
 use super::{absent_is_success, code, describe, index_of, pipelined};
 use crate::backend::{Route, RouteKey};
@@ -182,12 +182,12 @@ pub(super) fn row(message: &RouteMessage, names: &BTreeMap<u32, Arc<str>>) -> Op
     for attribute in &message.attributes {
         if let RouteAttribute::Destination(address) = attribute {
             destination = ip(address);
-        } else if let RouteAttribute::Gateway(address) = attribute {
-            gateway = ip(address);
         } else if let RouteAttribute::Priority(priority) = attribute {
             metric = *priority;
         } else if let RouteAttribute::Oif(index) = attribute {
             device = names.get(index).cloned();
+        } else {
+            gateway = lookup::gateway(attribute).or(gateway);
         }
     }
     let net = IpNet::new(destination?, message.header.destination_prefix_length).ok()?;

@@ -152,8 +152,10 @@ fn peers(facts: &Facts, all: bool) -> String {
         .iter()
         .take(shown)
         .flat_map(|peer| {
-            let node = peer.public_ip.map(|node| node.to_string());
-            let ipv6_node = peer.public_ipv6.map(|node| node.to_string());
+            // Where nothing is sent to it, what it says of itself.
+            let node = peer.sent_to.or(peer.public_ip.map(Into::into)).map(|node| node.to_string());
+            let ipv6_node = peer.ipv6_sent_to.or(peer.public_ipv6.map(Into::into));
+            let ipv6_node = ipv6_node.map(|node| node.to_string());
             let ipv4 = peer.subnet.map(|subnet| row(peer, subnet.to_string(), node, peer.path));
             let ipv6 =
                 peer.ipv6_subnet.map(|subnet| row(peer, subnet.to_string(), ipv6_node, peer.ipv6_path));

@@ -43,12 +43,16 @@ pub fn choose<'a>(
     random: &mut impl Rng,
 ) -> Choice<'a> {
     let identity = me.identity();
-    // With another address than before: known by the subnet it held and the tunnel MAC, which its device kept.
+    // With another address than before, or in another family: known by the subnet it held and one of its tunnels' MACs,
+    // which devices keep, or one of its addresses.
     let moved = |lease: &Lease| {
-        let data = (&lease.attrs.backend_data, &lease.attrs.backend_v6_data);
-        lease.key.subnets() == previous
-            && data != (&None, &None)
-            && data == (&me.backend_data, &me.backend_v6_data)
+        let same = |family| {
+            let data = me.backend_data(family);
+            let address = me.public_ip(family);
+            data.is_some() && data == lease.attrs.backend_data(family)
+                || address.is_some() && address == lease.attrs.public_ip(family)
+        };
+        lease.key.subnets() == previous && Family::ALL.into_iter().any(same)
     };
     let ours = |listed: &&Listed| {
         identity.is_some() && listed.lease.attrs.identity() == identity || moved(&listed.lease)

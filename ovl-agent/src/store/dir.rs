@@ -150,8 +150,9 @@ impl Store for DirStore {
             }
             lock::Claim::Theirs(holder) => Err(StoreError::Refused(format!(
                 "public IP {public_ip} is already used by {holder} on the {}; stop that one, or give this node its \
-                 own with --public-ip",
-                self.describe()
+                 own with {}",
+                self.describe(),
+                super::public_ip_flag(public_ip)
             ))),
         }
     }

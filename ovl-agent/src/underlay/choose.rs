@@ -197,11 +197,20 @@ impl Chooser<'_> {
         let mut addresses = ByFamily::default();
         for family in &self.choice.families {
             let address = given.get(*family).copied().or_else(|| self.address(interface, *family));
-            let address = address.ok_or_else(|| format!("{name} has no {family} address"))?;
+            let address = address.ok_or_else(|| self.lacking(interface, *family))?;
             addresses.set(*family, Some(address));
         }
         let (ifindex, mtu, ethernet) = (interface.ifindex, interface.mtu, interface.ethernet);
         Ok(Underlay { name: name.clone(), ifindex, addresses, mtu, ethernet })
+    }
+
+    fn lacking(&self, interface: &Interface, family: Family) -> String {
+        let (name, other) = (&interface.name, family.other());
+        let way_out = self.address(interface, other).map(|_| {
+            let value = format!("{other}").to_lowercase();
+            format!(" (--underlay-family {value} has the node use {other} alone, for pods of both families)")
+        });
+        format!("{name} has no {family} address{}", way_out.unwrap_or_default())
     }
 
     /// The interface's address: what peers know it by, where that is the interface's own; else the best. Where it has

@@ -16,9 +16,9 @@ fn choice(line: &str, families: &str) -> Choice {
     else {
         panic!("{line} is not run")
     };
-    let overlay = [('4', "10.42.0.0/16"), ('6', "fd42::/48")].into_iter();
-    let overlay = overlay.filter(|(family, _)| families.contains(*family));
-    Choice::new(&run, overlay.map(|(_, range)| range.parse().expect(range)).collect()).expect(line)
+    let range = |family: char, range: &str| families.contains(family).then(|| range.parse().expect(range));
+    let ranges = ByFamily { v4: range('4', "10.42.0.0/16"), v6: range('6', "fd42::/48") };
+    Choice::new(&run, &ranges).expect(line)
 }
 
 /// A node. A line is an interface's name, then its addresses, each followed by what is odd about it, after commas.

@@ -9,7 +9,7 @@ use ovl_tests::wait::wait_for;
 use crate::overlay::{KERNEL, Overlay, SOON};
 
 /// Starts an agent that must not run, and returns what it said last.
-fn refused(overlay: &Overlay, options: &AgentOptions) -> String {
+pub(crate) fn refused(overlay: &Overlay, options: &AgentOptions) -> String {
     let mut agent = Agent::start(overlay.node(0), options).unwrap();
     let status = agent.wait_exit().unwrap();
     let log = agent.log();
@@ -19,7 +19,7 @@ fn refused(overlay: &Overlay, options: &AgentOptions) -> String {
     error.to_owned()
 }
 
-fn assert_says(error: &str, parts: &[&str]) {
+pub(crate) fn assert_says(error: &str, parts: &[&str]) {
     for part in parts {
         assert!(error.contains(part), "'{part}' is not in: {error}");
     }

@@ -48,7 +48,7 @@ fn cleanup(node: &Node, args: &str) -> Output {
 }
 
 /// The lines that a successful cleanup printed.
-fn cleaned(node: &Node, args: &str) -> Vec<String> {
+pub(crate) fn cleaned(node: &Node, args: &str) -> Vec<String> {
     let output = cleanup(node, args);
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use ovl_agent::cli::{self, Command};
+use ovl_agent::family::ByFamily;
 use ovl_agent::netlink::{connect, lookup};
 use ovl_agent::underlay::{self, Choice};
 use ovl_tests::netns::{Netns, unique_prefix};
@@ -85,9 +86,9 @@ fn the_kernel_is_asked_for_the_way_to_an_address() {
 fn chosen(netns: &Netns, line: &str, families: &str) -> Result<String, String> {
     let argv: Vec<_> = std::iter::once("ovl-agent").chain(line.split_whitespace()).map(Into::into).collect();
     let Command::Run(run) = cli::parse(argv, |_| None).unwrap().command else { panic!("{line}") };
-    let ranges = [('4', "10.42.0.0/16"), ('6', "fd42::/48")];
-    let ranges = ranges.iter().filter(|(family, _)| families.contains(*family));
-    let choice = Choice::new(&run, ranges.map(|(_, range)| range.parse().unwrap()).collect()).unwrap();
+    let range = |family: char, range: &str| families.contains(family).then(|| range.parse().unwrap());
+    let ranges = ByFamily { v4: range('4', "10.42.0.0/16"), v6: range('6', "fd42::/48") };
+    let choice = Choice::new(&run, &ranges).unwrap();
     let found = inside(netns, || async move { Ok(underlay::find(&connect()?, &choice).await) });
     found.map(|found| format!("{}: {}", found.name, found.addresses)).map_err(|error| error.to_string())
 }

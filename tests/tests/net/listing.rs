@@ -75,7 +75,8 @@ pub(crate) fn routes(node: &Node) -> Result<Rows> {
             rows.insert(format!(
                 "route {kind}{} via {} on {}{} by {protocol}",
                 text(route, "dst"),
-                text(route, "gateway"),
+                // An IPv4 route through an IPv6 next hop has it elsewhere.
+                [text(route, "gateway"), text(&route["via"], "host")].concat(),
                 text(route, "dev"),
                 if words(&route["flags"]).contains("onlink") { " onlink" } else { "" },
             ));

@@ -4,6 +4,7 @@
 mod attachments;
 mod bad_input;
 mod cleanup;
+mod cluster;
 mod coexist;
 mod command_line;
 mod config_change;
@@ -19,6 +20,8 @@ mod leftovers;
 mod listing;
 mod masquerade;
 mod matrix;
+mod mixed;
+mod mixed_rows;
 mod nested;
 mod next_hop;
 mod node_changes;

@@ -57,11 +57,14 @@ pub(crate) fn vxlan_rows(netns: &Netns) -> Rows {
         ),
         "address 10.42.3.0/32 on flannel.7".into(),
         "address fd42:0:0:3::/128 on flannel-v6.7".into(),
+        // For the peer that has no address of its own in IPv6, which flanneld would leave out.
+        "address fd42:0:0:3::/128 on flannel.7".into(),
     ]);
     for (base, length, mac, node, device) in [
         ("10.42.7.0", 24, "02:00:00:00:04:12", "192.0.2.12", "flannel.7"),
         ("10.42.8.0", 24, "02:00:00:00:04:13", "192.0.2.13", "flannel.7"),
         ("10.42.9.0", 24, "02:00:00:00:04:14", "192.0.2.14", "flannel.7"),
+        ("fd42:0:0:9::", 64, "02:00:00:00:04:14", "192.0.2.14", "flannel.7"),
         ("fd42:0:0:7::", 64, "02:00:00:00:06:12", "2001:db8:c0::12", "flannel-v6.7"),
         ("fd42:0:0:10::", 64, "02:00:00:00:06:15", "2001:db8:c0::15", "flannel-v6.7"),
     ] {

@@ -73,16 +73,24 @@ fn a_peer_that_changes_or_goes_leaves_nothing_stale() {
         overlay.store.put(key, &value).unwrap();
         wait_for_rows(node, &wanted, &format!("{new} in place of {old} and nothing else"));
     }
-    let mut without_ipv6: Value = serde_json::from_str(&value).unwrap();
-    without_ipv6.as_object_mut().unwrap().remove("BackendV6Data");
-    overlay.store.put(key, &without_ipv6.to_string()).unwrap();
+    let mut fewer: Value = serde_json::from_str(&value).unwrap();
+    fewer.as_object_mut().unwrap().remove("BackendV6Data");
+    overlay.store.put(key, &fewer.to_string()).unwrap();
     wanted = without(&wanted, &["fd42:0:0:7::", "2001:db8:c0::99"]);
-    wait_for_rows(node, &wanted, "the rows of IPv6 to go");
-    overlay.store.delete(key).unwrap();
-    wanted = without(&wanted, &["10.42.7.0", "192.0.2.99"]);
+    wanted.insert("neighbour fd42:0:0:7:: 02:00:00:00:04:99 permanent on flannel.7".into());
+    wanted.insert("route fd42:0:0:7::/64 via fd42:0:0:7:: on flannel.7 onlink by 111".into());
+    wait_for_rows(node, &wanted, "IPv6 to go through the tunnel over IPv4");
+    fewer.as_object_mut().unwrap().remove("BackendData");
+    overlay.store.put(key, &fewer.to_string()).unwrap();
+    wanted = without(&wanted, &["10.42.7.0", "192.0.2.99", "fd42:0:0:7::"]);
     wait_for_rows(node, &wanted, "all rows of the peer to go");
     wait_for("status to name what cannot be programmed", SOON, || {
-        Ok(overlay.agents[0].status()?["rejected"].to_string().contains("10.42.9.0"))
+        Ok(overlay.agents[0].status()?["rejected"].to_string().contains("it has no BackendV6Data"))
+    })
+    .unwrap();
+    overlay.store.delete(key).unwrap();
+    wait_for("status to forget it", SOON, || {
+        Ok(overlay.agents[0].status()?["rejected"] == Value::Array(Vec::new()))
     })
     .unwrap();
     assert_eq!(rows(node).unwrap(), wanted);

@@ -23,7 +23,7 @@ problems   none
 PEER SUBNET      NODE          PATH    BACKEND  CHANGED
 10.42.7.0/24     192.0.2.7     tunnel  vxlan    3m ago
 fd42:0:0:7::/64  2001:db8::12  direct  vxlan    3m ago
-10.42.8.0/24     192.0.2.8     direct  vxlan    3m ago
+10.42.8.0/24     2001:db8::8   direct  vxlan    3m ago
 10.42.9.0/24     192.0.2.9     none    host-gw  -
 
 REJECTED      WHY

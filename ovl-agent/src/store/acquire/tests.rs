@@ -213,6 +213,34 @@ fn a_node_that_came_back_with_another_address_has_its_lease() {
 }
 
 #[test]
+fn a_node_that_uses_other_families_outside_than_before_keeps_its_lease() {
+    let data = |mac: &str| BackendData::new(&serde_json::json!({ "VNI": 1, "VtepMAC": mac })).ok();
+    let (mac, mac6) = ("02:00:00:00:00:0a", "02:00:00:00:06:0a");
+    let address = |last: u16| Some([0x2001, 0xdb8, 0, 0, 0, 0, 0, last].into());
+    let plain = |ip, last: Option<u16>| LeaseAttrs { public_ipv6: last.and_then(address), ..attrs(ip) };
+    let both = LeaseAttrs { backend_data: data(mac), backend_v6_data: data(mac6), ..plain(ME, Some(1)) };
+    let ipv6 = LeaseAttrs { backend_v6_data: data(mac6), ..plain([0; 4], Some(1)) };
+    let ipv4 = LeaseAttrs { backend_data: data(mac), ..attrs(ME) };
+    let stranger = LeaseAttrs { backend_v6_data: data("02:00:00:00:06:0b"), ..plain([0; 4], Some(2)) };
+    let table = [
+        ("from both to IPv6", &both, &ipv6, true),
+        ("from IPv6 to both", &ipv6, &both, true),
+        ("from both to IPv4", &both, &ipv4, true),
+        ("from IPv4 to IPv6, which has nothing of it", &ipv4, &ipv6, false),
+        ("without tunnels", &plain(ME, Some(1)), &plain([0; 4], Some(1)), true),
+        ("another's", &both, &stranger, false),
+    ];
+    let previous = ByFamily { v4: "10.9.0.128/26".parse().ok(), v6: None };
+    for (name, theirs, me, is_ours) in table {
+        let lease = Lease { key: "10.9.0.128-26".parse().expect("valid"), attrs: theirs.clone() };
+        let leases = [Listed { lease, revision: 1, term: 1 }];
+        let mut random = StdRng::seed_from_u64(1);
+        let choice = choose(&network(), &leases, &[], me, &previous, &mut random);
+        assert_eq!(matches!(choice, Choice::TakeOver(_)), is_ours, "{name}");
+    }
+}
+
+#[test]
 fn a_lease_that_covers_half_of_a_huge_range_costs_nothing() {
     let network = Network::parse(
         r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/8","IPv6SubnetLen":64,"Backend":{"Type":"vxlan"}}"#,

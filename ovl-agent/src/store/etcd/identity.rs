@@ -13,7 +13,7 @@ use super::endpoints::Endpoints;
 use super::failure::Failure;
 use super::holder::{Holder, Life};
 use super::{has_revision, is_absent, term, transact};
-use crate::store::StoreError;
+use crate::store::{StoreError, public_ip_flag};
 
 /// How long a claim outlives its process.
 const TTL: Duration = Duration::from_secs(30);
@@ -166,8 +166,9 @@ impl Claim {
 
     fn refused(&self, public_ip: IpAddr, holder: Option<&Holder>) -> StoreError {
         StoreError::Refused(format!(
-            "public IP {public_ip} is already used by {}; stop that one, or give this node its own with --public-ip",
-            self.name_of(holder)
+            "public IP {public_ip} is already used by {}; stop that one, or give this node its own with {}",
+            self.name_of(holder),
+            public_ip_flag(public_ip)
         ))
     }
 

@@ -67,6 +67,14 @@ fn what_is_named_is_found() {
         ("--iface-regex=^(198|2001:db8:6:)|eth0", "46", "eth0: 192.0.2.11, 2001:db8::11"),
         ("--iface-regex=nothing --iface-regex=eth1", "4", "eth1: 198.51.100.5"),
         ("--iface-regex=eth0 --iface=eth1", "4", "eth1: 198.51.100.5"),
+        // The families outside, whatever those of the network.
+        ("--underlay-family=ipv6", "46", "eth0: 2001:db8::11"),
+        ("--underlay-family=ipv6", "4", "eth0: 2001:db8::11"),
+        ("--underlay-family=ipv4", "6", "eth0: 192.0.2.11"),
+        ("--underlay-family=both", "4", "eth0: 192.0.2.11, 2001:db8::11"),
+        ("--underlay-family=ipv6 --iface=six", "46", "six: 2001:db8:6::6"),
+        ("--underlay-family=ipv6 --iface=198.51.100.6", "4", "eth1: 2001:db8:1::5"),
+        ("--underlay-family=ipv6 --iface-regex=db8:6", "4", "six: 2001:db8:6::6"),
     ];
     for (line, families, expected) in table {
         assert_eq!(chosen(line, families, &usual()).as_deref(), Ok(expected), "{line} in {families}");
@@ -75,7 +83,7 @@ fn what_is_named_is_found() {
 
 #[test]
 fn what_does_not_fit_is_named_and_so_is_what_there_is() {
-    let table: [(&str, &str, &[&str]); 13] = [
+    let table: [(&str, &str, &[&str]); 14] = [
         (
             "--iface=eth7",
             "4",
@@ -84,7 +92,8 @@ fn what_does_not_fit_is_named_and_so_is_what_there_is() {
         ("--iface=eth7", "46", &["six (2001:db8:6::6)", "eth0 (192.0.2.11, 2001:db8::11, fe80::11)"]),
         ("--iface=10.9.9.9", "4", &["--iface 10.9.9.9: no interface of this node has that address"]),
         ("--iface=bare", "4", &["bare has no IPv4 address"]),
-        ("--iface=six", "46", &["six has no IPv4 address"]),
+        ("--iface=six", "46", &["six has no IPv4 address (--underlay-family ipv6 has"]),
+        ("--iface=bare --underlay-family=ipv6", "4", &["bare has no IPv6 address;"]),
         ("--iface=lo", "4", &["lo has no IPv4 address"]),
         (
             "--iface=eth7 --iface-regex=x7",
