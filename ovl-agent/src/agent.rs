@@ -35,6 +35,7 @@ mod config;
 mod due;
 mod errand;
 mod flows;
+mod health;
 mod life;
 mod pass;
 mod reach;
@@ -48,6 +49,7 @@ pub use life::run;
 
 use due::{Due, Pause};
 use errand::Errand;
+use health::Health;
 use life::Outside;
 use reach::Reach;
 use rules::Rules;
@@ -103,6 +105,10 @@ struct Agent {
     /// Loading the programs.
     programs: Errand<'static, Result<Loaded>>,
     store_name: String,
+    /// Where the network config is written.
+    config_place: String,
+    /// Whether packets can travel, for the store to tell others.
+    health: Health,
     store_error: Option<String>,
     /// Why our lease may not be ours any more; the store is being asked.
     loss: Option<String>,
@@ -136,8 +142,7 @@ impl Agent {
         let renew_every = self.renew_every();
         let mut renew_at = Instant::now() + renew_every;
         let mut readvertise_at = Instant::now();
-        let mut term = Errand::idle();
-        let mut config = Errand::idle();
+        let (mut term, mut config, mut report) = (Errand::idle(), Errand::idle(), Errand::idle());
         let mut due = Due::default();
         let mut is_watching = true;
         loop {
@@ -181,7 +186,8 @@ impl Agent {
                 looked = rules.done() => if self.take_rules(looked) {
                     due.for_news();
                 },
-                text = config.done() => if self.take_config(text) {
+                () = report.done() => {}
+                read = config.done() => if self.take_config(read) {
                     due.for_news();
                 },
                 () = sleep_until(renew_at), if term.is_idle() => {
@@ -213,6 +219,7 @@ impl Agent {
                         look_at_rules.reset_immediately();
                     }
                     due.passed(look, started, self.pause(look));
+                    self.health.report(store, &mut report);
                 }
                 loaded = self.programs.done() => self.take_programs(loaded?, &mut due),
                 ended = &mut self.connection => return Err(broken(ended)),

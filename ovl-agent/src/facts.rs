@@ -89,7 +89,7 @@ pub struct LeaseFacts {
     pub subnet: Option<Ipv4Net>,
     /// The IPv6 subnet.
     pub ipv6_subnet: Option<Ipv6Net>,
-    /// When it ends unless renewed (RFC 3339, UTC); `None` for a reservation.
+    /// When it ends unless renewed (RFC 3339, UTC); `None` where it does not end: a reservation, a Node's podCIDR.
     pub expires: Option<String>,
     /// The same in seconds from now; negative when it is over.
     pub expires_in_seconds: Option<i64>,

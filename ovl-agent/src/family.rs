@@ -110,6 +110,15 @@ impl<T> ByFamily<T> {
         ByFamily::from_fn(|family| self.get(family).map(|value| turn(family, value)))
     }
 
+    /// What there is of those families that `families` has.
+    #[must_use]
+    pub fn within<U>(&self, families: &ByFamily<U>) -> Self
+    where
+        T: Copy,
+    {
+        ByFamily::from_fn(|family| families.get(family).and(self.get(family).copied()))
+    }
+
     /// Whether there is nothing for either.
     pub fn is_empty(&self) -> bool {
         self.v4.is_none() && self.v6.is_none()

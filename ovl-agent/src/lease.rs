@@ -138,6 +138,24 @@ impl LeaseAttrs {
         }
     }
 
+    /// The node's addresses on the underlay.
+    pub fn public_ips(&self) -> ByFamily<IpAddr> {
+        ByFamily::from_fn(|family| self.public_ip(family))
+    }
+
+    /// The same with other addresses where there are any: those that an operator wrote in the place of the node's.
+    #[must_use]
+    pub fn overwritten_by(&self, public_ips: &ByFamily<IpAddr>) -> Self {
+        let mut attrs = self.clone();
+        for (_, public_ip) in public_ips.iter() {
+            match public_ip {
+                IpAddr::V4(ip) => attrs.public_ip = *ip,
+                IpAddr::V6(ip) => attrs.public_ipv6 = Some(*ip),
+            }
+        }
+        attrs
+    }
+
     /// What the backend tells its peers for one family.
     pub fn backend_data(&self, family: Family) -> Option<&BackendData> {
         match family {
@@ -166,6 +184,19 @@ impl BackendData {
     /// Where it has no form in JSON.
     pub fn new(value: &impl Serialize) -> serde_json::Result<Self> {
         serde_json::value::to_raw_value(value).map(Self)
+    }
+
+    /// `text`, which must be JSON, as it is.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn from_text(text: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(text).map(Self)
+    }
+
+    /// The JSON as text.
+    pub fn text(&self) -> &str {
+        self.0.get()
     }
 
     /// Reads it.

@@ -59,7 +59,7 @@ fn node(page: &mut Page, facts: &Facts) {
     let remaining = lease.expires_in_seconds.map(|seconds| ([], seconds));
     page.gauge(
         "ovl_lease_remaining_seconds",
-        "Seconds until the node's lease ends unless renewed; absent for a reservation.",
+        "Seconds until the node's lease ends unless renewed; absent where it does not end.",
         remaining,
     );
     page.counter(

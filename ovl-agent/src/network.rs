@@ -74,14 +74,33 @@ impl Network {
     /// # Errors
     /// A sentence that names the field, its value and what it should be.
     pub fn parse(text: &str) -> Result<Self> {
+        Self::parse_with(text, ipv4_pool, ipv6_pool)
+    }
+
+    /// The same where somebody else gives nodes their subnets, as Kubernetes does: what the config says of them has no
+    /// effect, as in flannel.
+    ///
+    /// # Errors
+    /// As [`Network::parse`].
+    pub fn parse_for_assigned(text: &str) -> Result<Self> {
+        let ipv4 = |fields: &Fields| Ok(Pool::assigned(IpNet::V4(ipv4_range(fields)?)));
+        let ipv6 = |fields: &Fields| Ok(Pool::assigned(IpNet::V6(ipv6_range(fields)?)));
+        Self::parse_with(text, ipv4, ipv6)
+    }
+
+    fn parse_with(
+        text: &str,
+        ipv4: impl FnOnce(&Fields) -> Result<Pool>,
+        ipv6: impl FnOnce(&Fields) -> Result<Pool>,
+    ) -> Result<Self> {
         let fields = Fields::parse(text)
             .context("the network config is not a JSON object such as {\"Network\": \"10.42.0.0/16\"}")?;
         let mut pools = ByFamily::default();
         if fields.get("EnableIPv4")?.unwrap_or(true) {
-            pools.v4 = Some(ipv4_pool(&fields)?);
+            pools.v4 = Some(ipv4(&fields)?);
         }
         if fields.get("EnableIPv6")?.unwrap_or(false) {
-            pools.v6 = Some(ipv6_pool(&fields)?);
+            pools.v6 = Some(ipv6(&fields)?);
         }
         ensure!(
             !pools.is_empty(),
@@ -120,20 +139,28 @@ impl Network {
     }
 }
 
-fn ipv4_pool(fields: &Fields) -> Result<Pool> {
+fn ipv4_range(fields: &Fields) -> Result<Ipv4Net> {
     let range: Ipv4Net =
         fields.require("Network", "an IPv4 range such as 10.42.0.0/16; or set EnableIPv4 to false")?;
+    Ok(range.trunc())
+}
+
+fn ipv6_range(fields: &Fields) -> Result<Ipv6Net> {
+    let range: Ipv6Net =
+        fields.require("IPv6Network", "an IPv6 range such as fd42::/48, which EnableIPv6 asks for")?;
+    Ok(range.trunc())
+}
+
+fn ipv4_pool(fields: &Fields) -> Result<Pool> {
     let min = fields.address::<std::net::Ipv4Addr>("SubnetMin")?;
     let max = fields.address::<std::net::Ipv4Addr>("SubnetMax")?;
-    Pool::new("", IpNet::V4(range.trunc()), fields.get("SubnetLen")?.unwrap_or(0), min, max)
+    Pool::new("", IpNet::V4(ipv4_range(fields)?), fields.get("SubnetLen")?.unwrap_or(0), min, max)
 }
 
 fn ipv6_pool(fields: &Fields) -> Result<Pool> {
-    let range: Ipv6Net =
-        fields.require("IPv6Network", "an IPv6 range such as fd42::/48, which EnableIPv6 asks for")?;
     let min = fields.address::<std::net::Ipv6Addr>("IPv6SubnetMin")?;
     let max = fields.address::<std::net::Ipv6Addr>("IPv6SubnetMax")?;
-    Pool::new("IPv6", IpNet::V6(range.trunc()), fields.get("IPv6SubnetLen")?.unwrap_or(0), min, max)
+    Pool::new("IPv6", IpNet::V6(ipv6_range(fields)?), fields.get("IPv6SubnetLen")?.unwrap_or(0), min, max)
 }
 
 fn backend(fields: &Fields, ipv6: bool) -> Result<BackendConfig> {
@@ -252,6 +279,20 @@ mod tests {
         );
         assert!(ipv6.fits(&"fc00:0:0:1::-64".parse().expect("valid")));
         assert!(!ipv6.fits(&"10.9.0.128-26&fc00:0:0:1::-64".parse().expect("valid")));
+    }
+
+    #[test]
+    fn what_kubernetes_assigns_needs_no_subnets_in_the_config() {
+        let text = r#"{"Network":"10.42.3.0/30","SubnetLen":7,"SubnetMin":"192.0.2.1","EnableIPv6":true,
+            "IPv6Network":"fd42::/127","IPv6SubnetLen":1,"Backend":{"Type":"vxlan"}}"#;
+        Network::parse(text).expect_err("no room for subnets");
+        let network = Network::parse_for_assigned(text).expect("ranges and a backend");
+        assert_eq!(network.ranges().to_string(), "10.42.3.0/30, fd42::/127");
+        for (key, fits) in [("10.42.3.0-30&fd42::-127", true), ("10.42.4.0-30&fd42::-127", false)] {
+            assert_eq!(network.fits(&key.parse().expect(key)), fits, "{key}");
+        }
+        let missing = Network::parse_for_assigned("{}").expect_err("no range").to_string();
+        assert!(missing.contains("Network is missing"), "{missing}");
     }
 
     #[test]

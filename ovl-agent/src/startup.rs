@@ -17,11 +17,11 @@ use crate::cli::{self, Mode, RunArgs};
 use crate::facts::Facts;
 use crate::family::{ByFamily, Family};
 use crate::fast_path::{FastPath, Policy};
-use crate::lease::LeaseAttrs;
+use crate::lease::{BackendData, LeaseAttrs};
 use crate::netlink::DeviceTable;
 use crate::network::{BackendConfig, Network};
 use crate::node::Underlay;
-use crate::store::{Held, Store, StoreError, acquire};
+use crate::store::{Held, Store, StoreError};
 
 /// How long to wait before asking a store again that did not answer.
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
@@ -97,18 +97,19 @@ pub async fn network<S: Store>(store: &S, progress: &Progress) -> Result<Network
     let mut told = String::new();
     loop {
         let text = insist("read the network config", progress, async || store.network_config().await).await?;
-        let problem = match text.map(|text| Network::parse(&text)) {
+        let problem = match text.map(|text| store.parse_config(&text)) {
             Some(Ok(network)) => return Ok(network),
             Some(Err(error)) => {
                 format!(
                     "the network config in {} cannot be used, waiting for a better one: {error:#}",
-                    store.describe()
+                    store.config_place()
                 )
             }
             None => format!(
-                "{} has no network config yet, waiting for one; write the key 'config', such as \
+                "{} has no network config yet, waiting for one; write {}, such as \
                  {{\"Network\": \"10.42.0.0/16\", \"Backend\": {{\"Type\": \"vxlan\"}}}}",
-                store.describe()
+                store.describe(),
+                store.config_place()
             ),
         };
         if told != problem {
@@ -120,8 +121,14 @@ pub async fn network<S: Store>(store: &S, progress: &Progress) -> Result<Network
     }
 }
 
-/// The backend of the config. A tunnel device that exists keeps its MAC, which the peers have in their tables.
-pub async fn backend(handle: &Handle, network: &Network, underlay: &Underlay) -> Result<Backend> {
+/// The backend of the config. A tunnel device that exists keeps its MAC, which the peers have in their tables; one that
+/// does not, as after a restart of the machine, gets the one that `remembered` has.
+pub async fn backend(
+    handle: &Handle,
+    network: &Network,
+    underlay: &Underlay,
+    remembered: &ByFamily<BackendData>,
+) -> Result<Backend> {
     match &network.backend {
         BackendConfig::HostGw => Ok(Backend::HostGw(HostGw)),
         BackendConfig::Alloc => Ok(Backend::Alloc),
@@ -131,7 +138,8 @@ pub async fn backend(handle: &Handle, network: &Network, underlay: &Underlay) ->
             for (family, name) in vxlan.device_names().iter() {
                 let existing = DeviceTable::existing(handle, name).await?;
                 let mac = existing.as_ref().map(|device| device.mac).filter(|mac| *mac != Mac::default());
-                vxlan.macs.set(family, Some(mac.unwrap_or_else(random_mac)));
+                let before = || remembered.get(family).and_then(Vxlan::told_mac);
+                vxlan.macs.set(family, Some(mac.or_else(before).unwrap_or_else(random_mac)));
                 if let Some(device) = existing.filter(|_| family == Family::V6) {
                     vxlan.zero_checksums = device.zero_checksums;
                 }
@@ -156,10 +164,7 @@ pub async fn lease<S: Store>(
     previous: ByFamily<IpNet>,
     progress: &Progress,
 ) -> Result<Held> {
-    insist("take a lease", progress, async || {
-        acquire(store, network, attrs, previous, &mut rand::rng()).await
-    })
-    .await
+    insist("take a lease", progress, async || store.acquire(network, attrs, previous).await).await
 }
 
 /// The fast path, or why there is none.

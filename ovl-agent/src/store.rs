@@ -3,14 +3,18 @@
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use crate::lease::{Lease, LeaseAttrs, LeaseKey};
+use crate::family::ByFamily;
+use crate::lease::{BackendData, Lease, LeaseAttrs, LeaseKey};
+use crate::network::Network;
 
 mod acquire;
 mod backoff;
 pub mod dir;
 pub mod etcd;
+pub mod kubernetes;
 mod taken;
 
 pub use acquire::{acquire, choose};
@@ -39,13 +43,33 @@ pub enum StoreError {
 pub struct Held {
     /// The subnet and what we said about ourselves.
     pub lease: Lease,
-    /// When it ends unless renewed; `None` for a reservation, which does not end.
+    /// When it ends unless renewed; `None` for a reservation and for what Kubernetes assigned, which do not end.
     pub expires: Option<SystemTime>,
-    /// The store's own mark of the value we wrote (etcd: modification revision; dir: time and inode of the file).
-    /// [`Store::renew`] says what becomes of a lease that somebody has written since.
+    /// The store's own mark of the value we wrote (etcd: modification revision; dir: time and inode of the file;
+    /// Kubernetes: how often we wrote). [`Store::renew`] says what becomes of a lease that somebody has written since.
     pub revision: i64,
-    /// The store's own handle of the term (etcd: lease id, 0 for a reservation; dir: 0).
+    /// The store's own handle of the term (etcd: lease id, 0 for a reservation; others: 0).
     pub term: i64,
+    /// Addresses that an operator had written into the lease in the place of ours.
+    pub overwritten: ByFamily<IpAddr>,
+}
+
+/// What a store says of this node before the agent has taken its lease.
+#[derive(Clone, Debug, Default)]
+pub struct Remembered {
+    /// Addresses that an operator gave the node, which count as `--public-ip` and `--public-ipv6` do.
+    pub public_ips: ByFamily<IpAddr>,
+    /// What the node last told its peers: with the same MACs they need not learn new ones.
+    pub backend_data: ByFamily<BackendData>,
+}
+
+/// Whether packets between this node's pods and others can travel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataPlane {
+    /// The node's own devices, addresses and rules are in place.
+    Works,
+    /// They are not, and this is why.
+    Broken(String),
 }
 
 /// A lease as the store lists it, with the mark to change it by.
@@ -55,8 +79,14 @@ pub struct Listed {
     pub lease: Lease,
     /// As [`Held::revision`].
     pub revision: i64,
-    /// As [`Held::term`]: 0 is a reservation in etcd, always 0 in a directory.
+    /// As [`Held::term`]: 0 is a reservation in etcd, always 0 elsewhere.
     pub term: i64,
+}
+
+impl From<&Held> for Listed {
+    fn from(held: &Held) -> Self {
+        Self { lease: held.lease.clone(), revision: held.revision, term: held.term }
+    }
 }
 
 /// What a watch reports.
@@ -97,17 +127,30 @@ pub struct Rejected {
     pub term: i64,
 }
 
-/// A place where leases live.
-///
-/// The primitives compare before they write, so that no agent takes what another holds; [`acquire()`] builds flannel's
-/// algorithm on them.
+/// A place where leases live, as an agent needs it.
 #[expect(async_fn_in_trait, reason = "used with static dispatch in one task; no Send bound is needed")]
 pub trait Store {
     /// A name for a person: what it is and where.
     fn describe(&self) -> String;
 
+    /// Where a person writes the network config.
+    fn config_place(&self) -> String;
+
     /// The network config as text; `None` while nobody has written one.
     async fn network_config(&self) -> Result<Option<String>, StoreError>;
+
+    /// Reads a network config as this store means it.
+    ///
+    /// # Errors
+    /// A sentence that names the field, its value and what it should be.
+    fn parse_config(&self, text: &str) -> anyhow::Result<Network> {
+        Network::parse(text)
+    }
+
+    /// What the store says of this node before it has a lease.
+    async fn remembered(&self) -> Result<Remembered, StoreError> {
+        Ok(Remembered::default())
+    }
 
     /// Makes sure that no other living agent uses `public_ip`, and holds that claim until the store is dropped, another
     /// is claimed or the process dies; to claim it again changes nothing. [`StoreError::Refused`] names the other agent.
@@ -117,6 +160,41 @@ pub trait Store {
     /// Gives the claim on the public IP back; the lease stays. For a clean end.
     async fn release(&self);
 
+    /// Takes a lease: our own where there is one, else `previous` where that is free, else any; or the one that is
+    /// assigned to this node.
+    async fn acquire(
+        &self,
+        network: &Network,
+        me: &LeaseAttrs,
+        previous: ByFamily<IpNet>,
+    ) -> Result<Held, StoreError>;
+
+    /// Writes other attributes into our lease; [`StoreError::Conflict`] where it is no longer ours.
+    async fn advertise(&self, held: &Held, attrs: &LeaseAttrs) -> Result<Held, StoreError>;
+
+    /// Extends our lease by a full term; [`StoreError::Conflict`] where it is no longer ours. Our own value, written
+    /// again by somebody as one makes or ends a reservation, is still ours in etcd, and becomes what was made of it. A
+    /// directory knows no reservations: there it is a conflict, and [`acquire()`] finds the lease again. In Kubernetes
+    /// what the node's record should say is written again where it says something else.
+    async fn renew(&self, held: &Held) -> Result<Held, StoreError>;
+
+    /// Tells the rest of the cluster whether this node's pods can be reached, where the store has a place for that.
+    async fn report(&self, _data_plane: &DataPlane) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Reports the leases until `updates` is closed: a snapshot first and [`Update::ConfigChanged`] with it, as nobody
+    /// knows what came between the caller's last look and this one; then changes, and a snapshot again after every
+    /// gap. Reconnects by itself; never returns because the store is gone.
+    async fn watch(&self, updates: mpsc::Sender<Update>);
+}
+
+/// A store in which agents choose their subnets themselves, and may race for them.
+///
+/// The primitives compare before they write, so that no agent takes what another holds; [`acquire()`] builds flannel's
+/// algorithm on them.
+#[expect(async_fn_in_trait, reason = "used with static dispatch in one task; no Send bound is needed")]
+pub trait Registry: Store {
     /// All leases that can be read; those that cannot be are in the second list.
     async fn list(&self) -> Result<(Vec<Listed>, Vec<Rejected>), StoreError>;
 
@@ -128,19 +206,9 @@ pub trait Store {
     /// [`StoreError::Conflict`] where it has changed since it was listed.
     async fn take_over(&self, listed: &Listed, attrs: &LeaseAttrs) -> Result<Held, StoreError>;
 
-    /// Extends our lease by a full term; [`StoreError::Conflict`] where it is no longer ours. Our own value, written
-    /// again by somebody as one makes or ends a reservation, is still ours in etcd, and becomes what was made of it. A
-    /// directory knows no reservations: there it is a conflict, and [`acquire()`] finds the lease again.
-    async fn renew(&self, held: &Held) -> Result<Held, StoreError>;
-
     /// Gives a listed lease up for one of `key`, in one step, so that no moment is without; [`StoreError::Conflict`] where
-    /// it has changed since it was listed, or the other is not free as for [`Store::create`].
+    /// it has changed since it was listed, or the other is not free as for [`Registry::create`].
     async fn exchange(&self, listed: &Listed, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError>;
-
-    /// Reports the leases until `updates` is closed: a snapshot first and [`Update::ConfigChanged`] with it, as nobody
-    /// knows what came between the caller's last look and this one; then changes, and a snapshot again after every
-    /// gap. Reconnects by itself; never returns because the store is gone.
-    async fn watch(&self, updates: mpsc::Sender<Update>);
 }
 
 /// How long after a lease was taken or renewed it should be renewed, where it is not to come closer to its end than

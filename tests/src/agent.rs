@@ -28,6 +28,8 @@ pub enum Store {
     Dir(PathBuf),
     /// `--etcd-endpoints URL`, with flannel's usual prefix.
     Etcd(String),
+    /// `--kube-subnet-mgr`, with the API server's URL and the network config's file. Nodes are called as their Nodes are.
+    Kubernetes(String, PathBuf),
 }
 
 /// How to start an agent.
@@ -111,6 +113,12 @@ impl AgentOptions {
         command = match &self.store {
             Store::Dir(path) => command.arg("--store").arg(format!("dir:{}", path.display())),
             Store::Etcd(url) => command.words("--etcd-prefix /coreos.com/network --etcd-endpoints").arg(url),
+            Store::Kubernetes(url, config) => command
+                .words("--kube-subnet-mgr --kube-api-url")
+                .arg(url)
+                .arg("--net-config-path")
+                .arg(config)
+                .env("NODE_NAME", node.name()),
         };
         command = command.words(&self.place.clone().unwrap_or_else(|| place_of(node)));
         command = command.arg("--subnet-file").arg(&files.subnet).arg("--socket").arg(&files.socket);

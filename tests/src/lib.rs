@@ -41,6 +41,7 @@ pub mod firewall;
 pub mod flow;
 pub mod interrupt;
 pub mod kernel_vtep;
+pub mod kube;
 pub mod links;
 pub mod netns;
 pub mod node;

@@ -7,30 +7,27 @@ use crate::backend::Backend;
 use crate::network::{BackendConfig, Change, Network};
 use crate::store::{Store, StoreError};
 
-/// The config's text as the store has it now.
-pub(super) type ConfigText = Result<Option<String>, StoreError>;
+/// The config as the store has it now, or what is wrong with it.
+pub(super) type Config = Result<Option<anyhow::Result<Network>>, StoreError>;
 
 impl Agent {
     /// Reads the config again, until the store answers.
-    pub(super) async fn reread<S: Store>(store: &S) -> ConfigText {
+    pub(super) async fn reread<S: Store>(store: &S) -> Config {
         loop {
             match store.network_config().await {
                 Err(StoreError::Unavailable(_)) => tokio::time::sleep(crate::startup::RETRY).await,
-                answer => return answer,
+                answer => return answer.map(|text| text.map(|text| store.parse_config(&text))),
             }
         }
     }
 
     /// Takes a changed config in as far as that is possible while running, and returns whether there is something to do.
-    pub(super) fn take_config(&mut self, text: ConfigText) -> bool {
-        let text = match text {
-            Ok(Some(text)) => text,
+    pub(super) fn take_config(&mut self, config: Config) -> bool {
+        let network = match config {
+            Ok(Some(Ok(network))) => network,
+            Ok(Some(Err(error))) => return self.keep_config(format!("{error:#}")),
             Ok(None) => return self.keep_config("it was deleted; write it again".to_owned()),
             Err(error) => return self.keep_config(error.to_string()),
-        };
-        let network = match Network::parse(&text) {
-            Ok(network) => network,
-            Err(error) => return self.keep_config(format!("{error:#}")),
         };
         match Change::between(&self.network, &network) {
             Change::None => {
@@ -66,7 +63,7 @@ impl Agent {
     fn keep_config(&mut self, problem: String) -> bool {
         warn!(
             "the network config in {} is not applied, the one before stays in force: {problem}",
-            self.store_name
+            self.config_place
         );
         self.config_problem = Some(problem);
         false

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
@@ -15,6 +15,7 @@ use crate::startup::Progress;
 use crate::store::Store;
 use crate::store::dir::DirStore;
 use crate::store::etcd::EtcdStore;
+use crate::store::kubernetes::{KubernetesStore, NodeName};
 
 /// Runs the agent until it is told to stop.
 pub async fn run(args: RunArgs) -> Result<()> {
@@ -22,6 +23,12 @@ pub async fn run(args: RunArgs) -> Result<()> {
     match &args.store {
         Some(StoreArg::Dir(path)) => {
             let store = DirStore::open(path).context("cannot use --store")?;
+            Box::pin(run_on(&store, args, &mut signals)).await
+        }
+        None if args.kube_subnet_mgr => {
+            let options =
+                args.kubernetes_options(NodeName::from_env()?).map_err(|problem| anyhow!(problem))?;
+            let store = KubernetesStore::open(options).await?;
             Box::pin(run_on(&store, args, &mut signals)).await
         }
         None => {

@@ -28,7 +28,11 @@ impl Agent {
         let started = Instant::now();
         match self.reconcile(look).await {
             Ok(errors) => self.remember(errors),
-            Err(error) => self.remember(vec![format!("{error:#}")]),
+            Err(error) => {
+                let problem = format!("{error:#}");
+                self.health.note(Some(&problem));
+                self.remember(vec![problem]);
+            }
         }
         self.tally.passed(started.elapsed(), !self.errors.is_empty());
     }
@@ -60,6 +64,7 @@ impl Agent {
         }
         if let Some(missing) = self.missing_underlay(&interfaces) {
             // Nothing that leads to it can be written; saying so row by row helps nobody.
+            self.health.note(Some(&missing));
             errors.push(missing);
             return Ok(errors);
         }
@@ -115,6 +120,7 @@ impl Agent {
             debug!("nothing to do; {peer_subnets} peer subnets");
         }
         self.rejected_leases = desired.rejected;
+        self.health.note(outcome.errors.first().filter(|_| !outcome.own_rows_stand).map(String::as_str));
         errors.extend(outcome.errors);
         if outcome.own_rows_stand
             && self.do_rules_stand()

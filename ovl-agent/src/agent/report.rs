@@ -74,7 +74,7 @@ impl Agent {
     }
 
     fn node_facts(&self) -> NodeFacts {
-        let public = &self.attrs;
+        let public = self.attrs.overwritten_by(&self.held.overwritten);
         NodeFacts {
             name: nix::unistd::gethostname()
                 .map(|name| name.to_string_lossy().into_owned())

@@ -9,6 +9,7 @@ use tracing::info;
 
 use super::Agent;
 use super::errand::Errand;
+use super::health::Health;
 use super::reach::Reach;
 use super::rules::Rules;
 use super::tally::Tally;
@@ -34,10 +35,14 @@ impl Agent {
         let pattern = |text| underlay::pattern("pod-interface-regex", text);
         let pod_interfaces = args.pod_interface_regex.as_deref().map(pattern).transpose();
         let pod_interfaces = pod_interfaces.map_err(|reason| anyhow!(reason))?;
+        let remembered = async || store.remembered().await;
+        let remembered =
+            startup::insist("read what the store says of this node", progress, remembered).await?;
+        let args = with_public_ips(args, &remembered.public_ips);
         let choice = Choice::new(&args, &network.ranges())?;
         let underlay = underlay::find(&handle, &choice).await?;
         let public_ips = public_ips(&args, &underlay);
-        let backend = startup::backend(&handle, &network, &underlay).await?;
+        let backend = startup::backend(&handle, &network, &underlay, &remembered.backend_data).await?;
         backend.check(&underlay, &network, &public_ips)?;
         // The devices' names and the network's ranges are what our rows are known by.
         let devices = backend.devices();
@@ -80,6 +85,7 @@ impl Agent {
         tables.fast_path = loaded.fast_path;
         Ok(Self {
             store_name: store.describe(),
+            config_place: store.config_place(),
             pod_interfaces,
             shaped: BTreeSet::new(),
             args,
@@ -90,6 +96,7 @@ impl Agent {
             is_underlay_doubted: true,
             network,
             config_problem: None,
+            health: Health::default(),
             backend,
             node,
             attrs,
@@ -117,6 +124,19 @@ impl Agent {
             _instances: instances,
         })
     }
+}
+
+/// The arguments with an operator's addresses in the store in the place of `--public-ip` and `--public-ipv6`, as flannel
+/// has it: they choose the interface, too.
+fn with_public_ips(mut args: RunArgs, public_ips: &ByFamily<IpAddr>) -> RunArgs {
+    for (_, public_ip) in public_ips.iter() {
+        info!("the store says that this node's public IP is {public_ip}");
+        match public_ip {
+            IpAddr::V4(ip) => args.public_ip = Some(*ip),
+            IpAddr::V6(ip) => args.public_ipv6 = Some(*ip),
+        }
+    }
+    args
 }
 
 /// What peers send to: what the operator says, or the interface's own.

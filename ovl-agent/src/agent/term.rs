@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 use super::Agent;
 use crate::lease::LeaseKey;
 use crate::startup::{self, Progress};
-use crate::store::{Held, Listed, Rejected, Store, StoreError, Update};
+use crate::store::{Held, Rejected, Store, StoreError, Update};
 
 /// The result of a renewal or an acquisition.
 pub(super) type Term = anyhow::Result<Held>;
@@ -150,7 +150,7 @@ impl Agent {
 
     /// Whether the lease says something else of this node than is true now: its address has changed.
     pub(super) fn is_misadvertised(&self) -> bool {
-        self.attrs != self.held.lease.attrs
+        self.attrs.overwritten_by(&self.held.overwritten) != self.held.lease.attrs
     }
 
     /// Writes what is true now into our lease.
@@ -162,8 +162,7 @@ impl Agent {
             {
                 store.claim_identity(identity).await?;
             }
-            let listed = Listed { lease: held.lease, revision: held.revision, term: held.term };
-            Ok(store.take_over(&listed, &attrs).await?)
+            Ok(store.advertise(&held, &attrs).await?)
         }
     }
 
@@ -203,7 +202,7 @@ impl Agent {
             self.node.lease = new;
         }
         if held.lease.attrs != self.held.lease.attrs {
-            info!("the lease {new} now says that this node is at {}", self.node.public_ips);
+            info!("the lease {new} now says that this node is at {}", held.lease.attrs.public_ips());
         }
         let is_written = held.revision != self.held.revision;
         if is_written && let Some(reason) = self.loss.take() {

@@ -94,6 +94,12 @@ impl Vxlan {
         })
     }
 
+    /// The MAC in what a node told its peers, where it is one that a device can have.
+    pub(crate) fn told_mac(data: &BackendData) -> Option<Mac> {
+        let data: LeaseData = data.read().ok()?;
+        data.vtep_mac.parse().ok().filter(|mac: &Mac| is_one_devices(*mac))
+    }
+
     pub(super) fn lease_data(&self) -> ByFamily<BackendData> {
         ByFamily::from_fn(|family| {
             let mac = self.macs.get(family)?;
@@ -193,11 +199,16 @@ impl Vxlan {
         if self.macs.get(family) == Some(&mac) {
             return Err(format!("its VtepMAC {mac} is this node's own"));
         }
-        if mac.0[0] & 1 != 0 || mac == Mac::default() {
+        if !is_one_devices(mac) {
             return Err(format!("its VtepMAC {mac} is not the address of one device"));
         }
         Ok((mac, data.zero_checksums))
     }
+}
+
+/// Whether a MAC is the address of one device, not of a group or of nobody.
+fn is_one_devices(mac: Mac) -> bool {
+    mac.0[0] & 1 == 0 && mac != Mac::default()
 }
 
 /// The address of the overlay devices: the subnet's first, alone.

@@ -9,6 +9,7 @@ use super::environment::Setting;
 use super::run::{ETCD, KUBERNETES, RunArgs};
 use super::value::{Secret, unless_empty};
 use crate::store::etcd::without_credentials;
+use crate::store::kubernetes::NodeName;
 use crate::underlay;
 
 /// The flags as they were given.
@@ -27,10 +28,6 @@ impl Asked<'_> {
     /// # Errors
     /// One sentence.
     pub(super) fn check(&self, run: &mut RunArgs) -> Result<Vec<String>, String> {
-        if run.kube_subnet_mgr {
-            return Err("--kube-subnet-mgr: the Kubernetes store is not in this version yet; use etcd or --store dir:PATH"
-                .to_owned());
-        }
         for (flag, value) in [("vmodule", &run.vmodule), ("log_backtrace_at", &run.log_backtrace_at)] {
             if !value.is_empty() {
                 return Err(format!(
@@ -49,14 +46,26 @@ impl Asked<'_> {
             .try_for_each(|pattern| pattern.map(drop))?;
         let mut warnings = Vec::new();
         if run.store.is_some() {
+            if run.kube_subnet_mgr {
+                return Err(
+                    "--store and --kube-subnet-mgr exclude each other: either a directory or Kubernetes"
+                        .to_owned(),
+                );
+            }
             let (by_variable, by_flag) = self.changed_under(ETCD);
             if let Some(flag) = by_flag.first() {
                 return Err(format!("--store and {flag} exclude each other: either a directory or etcd"));
             }
             warnings.extend(no_effect(&by_variable, "with --store"));
         }
-        let (by_variable, by_flag) = self.changed_under(KUBERNETES);
-        warnings.extend(no_effect(&[by_variable, by_flag].concat(), "without --kube-subnet-mgr"));
+        if run.kube_subnet_mgr {
+            run.kubernetes_options(NodeName::Known(String::new()))?;
+            let (by_variable, by_flag) = self.changed_under(ETCD);
+            warnings.extend(no_effect(&[by_variable, by_flag].concat(), "with --kube-subnet-mgr"));
+        } else {
+            let (by_variable, by_flag) = self.changed_under(KUBERNETES);
+            warnings.extend(no_effect(&[by_variable, by_flag].concat(), "without --kube-subnet-mgr"));
+        }
         Ok(warnings)
     }
 

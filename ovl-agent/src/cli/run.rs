@@ -12,6 +12,7 @@ use super::value::{
 };
 use crate::bpf::{TcAttach, TcxOrder};
 use crate::store::etcd::EtcdOptions;
+use crate::store::kubernetes::{Annotations, KubernetesOptions, NodeName};
 
 /// The heading of the flags that only the etcd store has.
 pub(super) const ETCD: &str = "Store: etcd";
@@ -127,22 +128,23 @@ pub struct RunArgs {
     #[arg(long, value_name = "PASSWORD", default_value = "", value_parser = unless_empty::<Secret>, help_heading = ETCD)]
     pub etcd_password: Maybe<Secret>,
 
-    /// Use the Kubernetes API instead of etcd; not in this version yet.
+    /// Use the Kubernetes API instead of etcd: a node's lease is its podCIDR, and stands in the annotations of its Node.
+    /// Which Node that is say the environment variables NODE_NAME, or POD_NAME and POD_NAMESPACE.
     #[arg(long, help_heading = KUBERNETES)]
     pub kube_subnet_mgr: bool,
-    /// URL of the API server.
+    /// URL of the API server, where it is another than the kubeconfig's.
     #[arg(long, value_name = "URL", default_value = "", help_heading = KUBERNETES)]
     pub kube_api_url: String,
-    /// Prefix of the nodes' annotations.
+    /// What the names of the nodes' annotations begin with: a domain, and perhaps / and a name.
     #[arg(long, value_name = "PREFIX", default_value = "flannel.alpha.coreos.com", help_heading = KUBERNETES)]
     pub kube_annotation_prefix: String,
-    /// How to reach and to convince the API server.
+    /// How to reach and to convince the API server: a kubeconfig. Without it and a URL, what a pod finds in its cluster.
     #[arg(long, value_name = "FILE", default_value = "", value_parser = unless_empty::<PathBuf>, help_heading = KUBERNETES)]
     pub kubeconfig_file: Maybe<PathBuf>,
-    /// The network config.
+    /// The network config. It is read again when it changes.
     #[arg(long, value_name = "FILE", default_value = "/etc/kube-flannel/net-conf.json", help_heading = KUBERNETES)]
     pub net_config_path: PathBuf,
-    /// Set the node's condition NetworkUnavailable to false when the network is up.
+    /// Set the node's condition NetworkUnavailable: to false when the network is up, to true while it is broken.
     #[arg(long, default_value = "true", help_heading = KUBERNETES)]
     pub set_node_network_unavailable: bool,
 
@@ -240,12 +242,31 @@ impl RunArgs {
         }
     }
 
-    /// What to log where RUST_LOG says nothing, in its terms. The libraries' chatter helps nobody.
+    /// How to use Kubernetes as the store, for this node.
+    ///
+    /// # Errors
+    /// Where --kube-annotation-prefix is none.
+    pub fn kubernetes_options(&self, node: NodeName) -> Result<KubernetesOptions, String> {
+        let prefix = &self.kube_annotation_prefix;
+        let annotations: Annotations =
+            prefix.parse().map_err(|problem| format!("--kube-annotation-prefix '{prefix}': {problem}"))?;
+        Ok(KubernetesOptions {
+            api_url: self.kube_api_url.clone(),
+            kubeconfig: self.kubeconfig_file.clone(),
+            annotations,
+            net_config_path: self.net_config_path.clone(),
+            sets_condition: self.set_node_network_unavailable,
+            node,
+        })
+    }
+
+    /// What to log where RUST_LOG says nothing, in its terms. The libraries' chatter helps nobody; kube's is about failures
+    /// that we tell of ourselves.
     pub fn log_filter(&self) -> &'static str {
         match self.v {
-            ..=0 => "info",
-            1..=3 => "info,ovl_agent=debug",
-            4.. => "info,ovl_agent=trace",
+            ..=0 => "info,kube_client=off",
+            1..=3 => "info,kube_client=off,ovl_agent=debug",
+            4.. => "info,kube_client=off,ovl_agent=trace",
         }
     }
 }

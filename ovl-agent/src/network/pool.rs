@@ -12,7 +12,7 @@ use crate::family::Family;
 pub struct Pool {
     /// The whole range.
     pub range: IpNet,
-    /// Length of every node's subnet.
+    /// Length of every node's subnet; 0 where they are of any length, since somebody else assigns them.
     pub subnet_len: u8,
     /// First subnet that may be given out.
     pub min: IpAddr,
@@ -60,8 +60,16 @@ impl Pool {
         Ok(Self { range, subnet_len, min, max })
     }
 
-    /// Whether `subnet` is one that may be given out.
+    /// A range whose subnets somebody else assigns.
+    pub(super) fn assigned(range: IpNet) -> Self {
+        Self { range, subnet_len: 0, min: range.network(), max: range.broadcast() }
+    }
+
+    /// Whether `subnet` is one that may be given out, or may have been assigned.
     pub fn fits(&self, subnet: IpNet) -> bool {
+        if self.subnet_len == 0 {
+            return self.range.contains(&subnet);
+        }
         subnet.prefix_len() == self.subnet_len && (self.min..=self.max).contains(&subnet.addr())
     }
 }

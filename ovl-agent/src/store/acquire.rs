@@ -8,7 +8,7 @@ use rand::seq::IteratorRandom as _;
 use tracing::{debug, warn};
 
 use super::taken::Taken;
-use super::{Held, Listed, Rejected, Store, StoreError};
+use super::{Held, Listed, Registry, Rejected, StoreError};
 use crate::family::{ByFamily, Family};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::network::Network;
@@ -95,7 +95,7 @@ pub fn choose<'a>(
 }
 
 /// Gets a lease: our own where there is one, else the previous subnets where they are free, else any.
-pub async fn acquire<S: Store, R: Rng>(
+pub async fn acquire<S: Registry, R: Rng>(
     store: &S,
     network: &Network,
     me: &LeaseAttrs,
@@ -137,7 +137,7 @@ pub async fn acquire<S: Store, R: Rng>(
     )))
 }
 
-fn full<S: Store>(store: &S, network: &Network, family: Family, leases: &[Listed]) -> StoreError {
+fn full<S: Registry>(store: &S, network: &Network, family: Family, leases: &[Listed]) -> StoreError {
     let Some(pool) = network.pools.get(family) else {
         return StoreError::Refused(format!("the network config has no {family} range"));
     };

@@ -13,10 +13,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use super::{Held, LEASE_TTL, Listed, Rejected, Store, StoreError, Update};
+use super::{Held, LEASE_TTL, Listed, Registry, Rejected, Store, StoreError, Update, acquire};
+use crate::family::ByFamily;
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
+use crate::network::Network;
 
 mod lock;
 mod read;
@@ -117,6 +120,7 @@ impl DirStore {
             expires: now.checked_add(LEASE_TTL),
             revision: read::revision_of(&metadata),
             term: 0,
+            overwritten: ByFamily::default(),
         })
     }
 }
@@ -124,6 +128,10 @@ impl DirStore {
 impl Store for DirStore {
     fn describe(&self) -> String {
         format!("store {}", self.path.display())
+    }
+
+    fn config_place(&self) -> String {
+        self.path.join("config").display().to_string()
     }
 
     async fn network_config(&self) -> Result<Option<String>, StoreError> {
@@ -161,6 +169,31 @@ impl Store for DirStore {
         self.identity.replace(None);
     }
 
+    async fn acquire(
+        &self,
+        network: &Network,
+        me: &LeaseAttrs,
+        previous: ByFamily<IpNet>,
+    ) -> Result<Held, StoreError> {
+        acquire(self, network, me, previous, &mut rand::rng()).await
+    }
+
+    async fn advertise(&self, held: &Held, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
+        self.take_over(&Listed::from(held), attrs).await
+    }
+
+    async fn renew(&self, held: &Held) -> Result<Held, StoreError> {
+        let _lock = self.lock().await?;
+        self.check(held.lease.key, held.revision)?;
+        self.write(held.lease.key, &held.lease.attrs)
+    }
+
+    async fn watch(&self, updates: mpsc::Sender<Update>) {
+        watch::run(self, &updates).await;
+    }
+}
+
+impl Registry for DirStore {
     async fn list(&self) -> Result<(Vec<Listed>, Vec<Rejected>), StoreError> {
         read::all(&self.subnets())
     }
@@ -177,12 +210,6 @@ impl Store for DirStore {
         self.write(listed.lease.key, attrs)
     }
 
-    async fn renew(&self, held: &Held) -> Result<Held, StoreError> {
-        let _lock = self.lock().await?;
-        self.check(held.lease.key, held.revision)?;
-        self.write(held.lease.key, &held.lease.attrs)
-    }
-
     async fn exchange(&self, listed: &Listed, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
         let _lock = self.lock().await?;
         self.check(listed.lease.key, listed.revision)?;
@@ -194,10 +221,6 @@ impl Store for DirStore {
             fs::remove_file(&path).map_err(|error| unavailable(&path, &error))?;
         }
         Ok(held)
-    }
-
-    async fn watch(&self, updates: mpsc::Sender<Update>) {
-        watch::run(self, &updates).await;
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use self::endpoints::Endpoints;
@@ -14,8 +15,10 @@ use self::failure::Failure;
 use self::holder::Holder;
 use self::identity::Identity;
 use self::keys::Keys;
-use super::{Held, LEASE_TTL, Listed, Rejected, Store, StoreError, Update};
+use super::{Held, LEASE_TTL, Listed, Registry, Rejected, Store, StoreError, Update, acquire};
+use crate::family::ByFamily;
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
+use crate::network::Network;
 
 mod connect;
 mod endpoints;
@@ -96,7 +99,7 @@ impl EtcdStore {
         let revision =
             transact(&self.endpoints, unchanged, steps).await?.ok_or(StoreError::Conflict(name))?;
         let lease = Lease { key, attrs: attrs.clone() };
-        Ok(Held { lease, expires, revision, term })
+        Ok(Held { lease, expires, revision, term, overwritten: ByFamily::default() })
     }
 
     /// As [`Self::write`], in a term of its own.
@@ -168,7 +171,14 @@ impl EtcdStore {
         let Some(found) = found else { return Err(StoreError::Conflict(name)) };
         let is_same = self.keys.read(&found).is_ok_and(|found| found.lease.attrs == *attrs);
         let lease = Lease { key: listed.lease.key, attrs: attrs.clone() };
-        Ok(is_same.then_some(Held { lease, expires: None, revision: listed.revision, term: 0 }))
+        let held = || Held {
+            lease,
+            expires: None,
+            revision: listed.revision,
+            term: 0,
+            overwritten: ByFamily::default(),
+        };
+        Ok(is_same.then(held))
     }
 
     /// What stands at a key.
@@ -187,6 +197,10 @@ impl EtcdStore {
 impl Store for EtcdStore {
     fn describe(&self) -> String {
         format!("etcd store {} (prefix {})", self.endpoints.names(), self.keys.prefix())
+    }
+
+    fn config_place(&self) -> String {
+        format!("the key {}", self.keys.config())
     }
 
     async fn network_config(&self) -> Result<Option<String>, StoreError> {
@@ -211,27 +225,17 @@ impl Store for EtcdStore {
         }
     }
 
-    async fn list(&self) -> Result<(Vec<Listed>, Vec<Rejected>), StoreError> {
-        let listing = list::list(&self.endpoints, &self.keys).await?;
-        Ok((listing.leases, listing.rejected))
+    async fn acquire(
+        &self,
+        network: &Network,
+        me: &LeaseAttrs,
+        previous: ByFamily<IpNet>,
+    ) -> Result<Held, StoreError> {
+        acquire(self, network, me, previous, &mut rand::rng()).await
     }
 
-    async fn create(&self, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
-        self.create_for(None, key, attrs).await
-    }
-
-    async fn take_over(&self, listed: &Listed, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
-        let key = listed.lease.key;
-        let unchanged = has_revision(&self.keys.lease(key), listed.revision);
-        if listed.term == 0 {
-            return match self.reservation(listed, attrs).await? {
-                Some(held) => Ok(held),
-                None => self.write(key, attrs, 0, unchanged).await,
-            };
-        }
-        let held = self.write_in_new_term(key, attrs, unchanged).await?;
-        term::discard(&self.endpoints, listed.term, LEASE_TTL).await;
-        Ok(held)
+    async fn advertise(&self, held: &Held, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
+        self.take_over(&Listed::from(held), attrs).await
     }
 
     async fn renew(&self, held: &Held) -> Result<Held, StoreError> {
@@ -257,14 +261,39 @@ impl Store for EtcdStore {
         renewed
     }
 
-    async fn exchange(&self, listed: &Listed, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
-        let held = self.create_for(Some(listed), key, attrs).await?;
+    async fn watch(&self, updates: mpsc::Sender<Update>) {
+        watch::run(&self.endpoints, &self.keys, &updates).await;
+    }
+}
+
+impl Registry for EtcdStore {
+    async fn list(&self) -> Result<(Vec<Listed>, Vec<Rejected>), StoreError> {
+        let listing = list::list(&self.endpoints, &self.keys).await?;
+        Ok((listing.leases, listing.rejected))
+    }
+
+    async fn create(&self, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
+        self.create_for(None, key, attrs).await
+    }
+
+    async fn take_over(&self, listed: &Listed, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
+        let key = listed.lease.key;
+        let unchanged = has_revision(&self.keys.lease(key), listed.revision);
+        if listed.term == 0 {
+            return match self.reservation(listed, attrs).await? {
+                Some(held) => Ok(held),
+                None => self.write(key, attrs, 0, unchanged).await,
+            };
+        }
+        let held = self.write_in_new_term(key, attrs, unchanged).await?;
         term::discard(&self.endpoints, listed.term, LEASE_TTL).await;
         Ok(held)
     }
 
-    async fn watch(&self, updates: mpsc::Sender<Update>) {
-        watch::run(&self.endpoints, &self.keys, &updates).await;
+    async fn exchange(&self, listed: &Listed, key: LeaseKey, attrs: &LeaseAttrs) -> Result<Held, StoreError> {
+        let held = self.create_for(Some(listed), key, attrs).await?;
+        term::discard(&self.endpoints, listed.term, LEASE_TTL).await;
+        Ok(held)
     }
 }
 

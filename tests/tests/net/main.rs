@@ -16,6 +16,7 @@ mod fallback;
 mod firewall;
 mod flows;
 mod interface;
+mod kubernetes;
 mod leftovers;
 mod listing;
 mod masquerade;

@@ -6,26 +6,26 @@ use std::sync::Barrier;
 
 use ovl_agent::family::{ByFamily, Family};
 use ovl_agent::lease::LeaseKey;
-use ovl_agent::store::{Held, Store, StoreError, acquire};
+use ovl_agent::store::{Held, Registry, Store, StoreError, acquire};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use crate::fixture::Fixture;
 use crate::values::{ME, OTHER, attrs, dual_network, key, listed, names, network, value};
 
-async fn take(store: &impl Store, me: Ipv4Addr, previous: Option<&str>) -> Held {
+async fn take(store: &impl Registry, me: Ipv4Addr, previous: Option<&str>) -> Held {
     let previous = ByFamily { v4: previous.map(|subnet| subnet.parse().unwrap()), v6: None };
     acquire(store, &network(20), &attrs(me), previous, &mut rand::rng()).await.unwrap()
 }
 
-pub(crate) async fn a_fresh_node_gets_a_subnet<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn a_fresh_node_gets_a_subnet<F: Fixture<Store: Registry>>(fixture: &mut F) {
     let store = fixture.open().await;
     let held = take(&store, ME, None).await;
     assert!(network(20).fits(&held.lease.key), "{held:?}");
     assert_eq!(listed(&store, &held.lease.key.to_string()).await.lease, held.lease);
 }
 
-pub(crate) async fn a_node_gets_its_own_lease_again<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn a_node_gets_its_own_lease_again<F: Fixture<Store: Registry>>(fixture: &mut F) {
     let store = fixture.open().await;
     let first = take(&store, ME, None).await;
     take(&store, OTHER, None).await;
@@ -36,7 +36,9 @@ pub(crate) async fn a_node_gets_its_own_lease_again<F: Fixture>(fixture: &mut F)
     assert_eq!(names(&store).await.len(), 2);
 }
 
-pub(crate) async fn a_node_without_a_lease_gets_its_previous_subnet<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn a_node_without_a_lease_gets_its_previous_subnet<F: Fixture<Store: Registry>>(
+    fixture: &mut F,
+) {
     let store = fixture.open().await;
     assert_eq!(take(&store, ME, Some("10.42.7.0/24")).await.lease.key, key("10.42.7.0-24"));
     let other = take(&store, OTHER, Some("10.42.7.0/24")).await;
@@ -45,7 +47,7 @@ pub(crate) async fn a_node_without_a_lease_gets_its_previous_subnet<F: Fixture>(
     assert!(network(20).fits(&third.lease.key), "the previous one was of another network");
 }
 
-pub(crate) async fn an_own_lease_that_does_not_fit_is_replaced<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn an_own_lease_that_does_not_fit_is_replaced<F: Fixture<Store: Registry>>(fixture: &mut F) {
     let store = fixture.open().await;
     fixture.put("subnets/10.99.1.0-24", &value(ME));
     fixture.put("subnets/10.42.2.0-25", &value(OTHER));
@@ -59,14 +61,14 @@ pub(crate) async fn an_own_lease_that_does_not_fit_is_replaced<F: Fixture>(fixtu
     assert_eq!(found, expected, "ours is gone, the other one is not");
 }
 
-pub(crate) async fn garbage_is_not_given_out<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn garbage_is_not_given_out<F: Fixture<Store: Registry>>(fixture: &mut F) {
     let store = fixture.open().await;
     fixture.put("subnets/10.42.1.0-24", "garbage");
     let held = acquire(&store, &network(2), &attrs(ME), ByFamily::default(), &mut rand::rng()).await.unwrap();
     assert_eq!(held.lease.key, key("10.42.2.0-24"));
 }
 
-pub(crate) async fn without_a_free_subnet_the_error_says_so<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn without_a_free_subnet_the_error_says_so<F: Fixture<Store: Registry>>(fixture: &mut F) {
     let store = fixture.open().await;
     for third in 1..=3 {
         fixture.put(&format!("subnets/10.42.{third}.0-24"), &value(OTHER));
@@ -79,7 +81,9 @@ pub(crate) async fn without_a_free_subnet_the_error_says_so<F: Fixture>(fixture:
     }
 }
 
-pub(crate) async fn twenty_nodes_race_for_twenty_subnets<F: Fixture + Sync>(fixture: &mut F) {
+pub(crate) async fn twenty_nodes_race_for_twenty_subnets<F: Fixture<Store: Registry> + Sync>(
+    fixture: &mut F,
+) {
     let fixture: &F = fixture;
     let start = Barrier::new(20);
     let race = |host| {
@@ -101,7 +105,9 @@ pub(crate) async fn twenty_nodes_race_for_twenty_subnets<F: Fixture + Sync>(fixt
 }
 
 /// Half of them throw the same dice, so that they choose one subnet of a family and two of the other.
-pub(crate) async fn dual_stack_nodes_race_for_both_families<F: Fixture + Sync>(fixture: &mut F) {
+pub(crate) async fn dual_stack_nodes_race_for_both_families<F: Fixture<Store: Registry> + Sync>(
+    fixture: &mut F,
+) {
     const NODES: u8 = 10;
     let fixture: &F = fixture;
     let start = Barrier::new(NODES.into());

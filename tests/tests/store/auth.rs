@@ -3,7 +3,7 @@
 use std::fs;
 
 use ovl_agent::store::etcd::{EtcdOptions, EtcdStore};
-use ovl_agent::store::{Store as _, StoreError};
+use ovl_agent::store::{Registry as _, Store as _, StoreError};
 use ovl_tests::etcd::Etcd;
 use tempfile::TempDir;
 

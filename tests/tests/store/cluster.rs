@@ -1,7 +1,7 @@
 //! A cluster of three, members of which come and go.
 
 use ovl_agent::store::etcd::EtcdStore;
-use ovl_agent::store::{Store as _, StoreError};
+use ovl_agent::store::{Registry as _, Store as _, StoreError};
 use ovl_tests::etcd::Etcd;
 use ovl_tests::wait::wait_for;
 use tempfile::TempDir;

@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use ovl_agent::family::ByFamily;
 use ovl_agent::store::dir::DirStore;
-use ovl_agent::store::{LEASE_TTL, Store as _, StoreError, acquire};
+use ovl_agent::store::{LEASE_TTL, Registry as _, Store as _, StoreError, acquire};
 use tempfile::TempDir;
 
 use crate::fixture::Fixture;
 use crate::values::{ME, OTHER, attrs, key, listed, names, network, value};
 use crate::watcher::watching;
 
-crate::conformance!(Directory);
+crate::registry_conformance!(Directory);
 
 /// A directory in a directory of its own.
 struct Directory {

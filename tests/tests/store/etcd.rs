@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ovl_agent::store::etcd::{EtcdOptions, EtcdStore};
-use ovl_agent::store::{Store as _, StoreError};
+use ovl_agent::store::{Registry as _, Store as _, StoreError};
 use ovl_tests::etcd::Etcd;
 use tempfile::TempDir;
 
@@ -14,7 +14,7 @@ use crate::proxy::Proxy;
 use crate::values::{ME, OTHER, attrs, key, value};
 use crate::watcher::watching;
 
-crate::conformance!(RealEtcd);
+crate::registry_conformance!(RealEtcd);
 
 pub(crate) const PREFIX: &str = "/coreos.com/network";
 const A: &str = "10.42.1.0-24";

@@ -1,7 +1,7 @@
 //! The etcd leases that our keys hang on: exactly one, ours, at all times; none for a reservation.
 
 use ovl_agent::family::ByFamily;
-use ovl_agent::store::{Held, Store as _, StoreError, acquire};
+use ovl_agent::store::{Held, Registry as _, Store as _, StoreError, acquire};
 
 use crate::etcd::{PREFIX, RealEtcd};
 use crate::fixture::Fixture as _;

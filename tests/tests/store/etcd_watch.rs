@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use ovl_agent::store::etcd::EtcdStore;
-use ovl_agent::store::{Store as _, Update};
+use ovl_agent::store::{Registry as _, Store as _, Update};
 use ovl_tests::command::Cmd;
 use tokio::sync::mpsc;
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use ovl_agent::store::dir::DirStore;
 use ovl_agent::store::etcd::EtcdStore;
-use ovl_agent::store::{Store, StoreError};
+use ovl_agent::store::{Registry, Store, StoreError};
 
 use crate::fixture::Fixture;
 use crate::secured::options_at;
@@ -14,7 +14,7 @@ use crate::values::{ME, OTHER};
 
 const ADDRESS: &str = "OVL_TEST_STORE";
 
-pub(crate) async fn a_second_claimant_is_refused_by_name<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn a_second_claimant_is_refused_by_name<F: Fixture<Store: Registry>>(fixture: &mut F) {
     let (one, two) = (fixture.open().await, fixture.open().await);
     one.claim_identity(ME.into()).await.unwrap();
     let error = two.claim_identity(ME.into()).await.unwrap_err();
@@ -26,7 +26,7 @@ pub(crate) async fn a_second_claimant_is_refused_by_name<F: Fixture>(fixture: &m
     assert!(one.list().await.unwrap().0.is_empty() && one.list().await.unwrap().1.is_empty());
 }
 
-pub(crate) async fn a_claim_is_made_again_by_its_holder<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn a_claim_is_made_again_by_its_holder<F: Fixture<Store: Registry>>(fixture: &mut F) {
     let (one, two) = (fixture.open().await, fixture.open().await);
     // As an agent does that could not write its new address into its lease at first.
     for address in [ME, ME, OTHER, OTHER] {
@@ -35,7 +35,7 @@ pub(crate) async fn a_claim_is_made_again_by_its_holder<F: Fixture>(fixture: &mu
     }
 }
 
-pub(crate) async fn a_released_claim_is_free<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn a_released_claim_is_free<F: Fixture<Store: Registry>>(fixture: &mut F) {
     let (one, two) = (fixture.open().await, fixture.open().await);
     one.claim_identity(ME.into()).await.unwrap();
     one.release().await;
@@ -44,7 +44,7 @@ pub(crate) async fn a_released_claim_is_free<F: Fixture>(fixture: &mut F) {
     one.claim_identity(ME.into()).await.unwrap_err();
 }
 
-pub(crate) async fn a_dead_claimant_is_replaced_at_once<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn a_dead_claimant_is_replaced_at_once<F: Fixture<Store: Registry>>(fixture: &mut F) {
     let mut claimant = claimant_process(&fixture.address());
     let pid = format!("pid {}", claimant.id());
     let store = fixture.open().await;

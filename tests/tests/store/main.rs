@@ -14,6 +14,7 @@ mod etcd_terms;
 mod etcd_watch;
 mod fixture;
 mod identity;
+mod kubernetes;
 mod primitives;
 mod proxy;
 mod secured;
@@ -23,11 +24,35 @@ mod values;
 mod watch;
 mod watcher;
 
-/// The conformance suite: every case for a fixture. The one list, so that no store can be left out of a case.
+/// What every store must do: every case for a fixture. The one list, so that no store can be left out of a case.
 macro_rules! conformance {
     ($fixture:ty) => {
         crate::conformance!($fixture:
             primitives::the_config_is_none_then_what_was_written_last,
+            watch::a_snapshot_comes_first_then_changes,
+            watch::a_config_written_before_the_first_snapshot_is_noticed,
+            watch::garbage_disturbs_nothing_else,
+            watch::an_outage_removes_nothing,
+            watch::it_ends_when_nobody_listens,
+        );
+    };
+    ($fixture:ty: $($module:ident::$case:ident),* $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                let mut fixture = <$fixture as crate::fixture::Fixture>::start();
+                crate::$module::$case(&mut fixture).await;
+            }
+        )*
+    };
+}
+pub(crate) use conformance;
+
+/// What every store must do besides in which agents choose their subnets.
+macro_rules! registry_conformance {
+    ($fixture:ty) => {
+        crate::conformance!($fixture);
+        crate::conformance!($fixture:
             primitives::a_lease_is_created_once,
             primitives::no_two_leases_have_addresses_in_common,
             primitives::what_was_created_is_listed,
@@ -45,25 +70,12 @@ macro_rules! conformance {
             acquire::without_a_free_subnet_the_error_says_so,
             acquire::twenty_nodes_race_for_twenty_subnets,
             acquire::dual_stack_nodes_race_for_both_families,
-            watch::a_snapshot_comes_first_then_changes,
-            watch::a_config_written_before_the_first_snapshot_is_noticed,
-            watch::garbage_disturbs_nothing_else,
-            watch::an_outage_removes_nothing,
-            watch::it_ends_when_nobody_listens,
+            primitives::an_outage_is_no_empty_store,
             identity::a_second_claimant_is_refused_by_name,
             identity::a_claim_is_made_again_by_its_holder,
             identity::a_released_claim_is_free,
             identity::a_dead_claimant_is_replaced_at_once,
         );
     };
-    ($fixture:ty: $($module:ident::$case:ident),* $(,)?) => {
-        $(
-            #[tokio::test]
-            async fn $case() {
-                let mut fixture = <$fixture as crate::fixture::Fixture>::start();
-                crate::$module::$case(&mut fixture).await;
-            }
-        )*
-    };
 }
-pub(crate) use conformance;
+pub(crate) use registry_conformance;

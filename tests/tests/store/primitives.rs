@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use ovl_agent::store::{Held, LEASE_TTL, Store as _, StoreError};
+use ovl_agent::store::{Held, LEASE_TTL, Registry, Store as _, StoreError};
 
 use crate::fixture::Fixture;
 use crate::values::{ME, OTHER, attrs, key, listed, names, value};
@@ -31,7 +31,7 @@ pub(crate) async fn the_config_is_none_then_what_was_written_last<F: Fixture>(fi
     assert_eq!(store.network_config().await.unwrap(), None);
 }
 
-pub(crate) async fn a_lease_is_created_once<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn a_lease_is_created_once<F: Fixture<Store: Registry>>(fixture: &mut F) {
     let (one, two) = (fixture.open().await, fixture.open().await);
     let held = one.create(key(A), &attrs(ME)).await.unwrap();
     assert_eq!((held.lease.key, &held.lease.attrs), (key(A), &attrs(ME)));
@@ -41,7 +41,7 @@ pub(crate) async fn a_lease_is_created_once<F: Fixture>(fixture: &mut F) {
     assert_eq!(listed(&two, A).await.lease.attrs, attrs(ME), "the loser has changed nothing");
 }
 
-pub(crate) async fn no_two_leases_have_addresses_in_common<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn no_two_leases_have_addresses_in_common<F: Fixture<Store: Registry>>(fixture: &mut F) {
     const DUAL: &str = "10.42.1.0-24&fd42:0:0:1::-64";
     let store = fixture.open().await;
     store.create(key(DUAL), &attrs(ME)).await.unwrap();
@@ -59,7 +59,7 @@ pub(crate) async fn no_two_leases_have_addresses_in_common<F: Fixture>(fixture: 
     store.create(key("10.42.2.0-24&fd42:0:0:2::-64"), &attrs(OTHER)).await.unwrap();
 }
 
-pub(crate) async fn what_was_created_is_listed<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn what_was_created_is_listed<F: Fixture<Store: Registry>>(fixture: &mut F) {
     let store = fixture.open().await;
     assert!(names(&store).await.is_empty());
     fixture.put(&format!("subnets/{B}"), &value(OTHER));
@@ -71,7 +71,7 @@ pub(crate) async fn what_was_created_is_listed<F: Fixture>(fixture: &mut F) {
     assert_eq!(listed(&store, B).await.lease.attrs, attrs(OTHER));
 }
 
-pub(crate) async fn a_take_over_replaces_what_was_listed<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn a_take_over_replaces_what_was_listed<F: Fixture<Store: Registry>>(fixture: &mut F) {
     let store = fixture.open().await;
     store.create(key(A), &attrs(OTHER)).await.unwrap();
     let held = store.take_over(&listed(&store, A).await, &attrs(ME)).await.unwrap();
@@ -81,7 +81,9 @@ pub(crate) async fn a_take_over_replaces_what_was_listed<F: Fixture>(fixture: &m
     store.renew(&held).await.unwrap();
 }
 
-pub(crate) async fn a_take_over_of_what_has_changed_is_a_conflict<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn a_take_over_of_what_has_changed_is_a_conflict<F: Fixture<Store: Registry>>(
+    fixture: &mut F,
+) {
     let store = fixture.open().await;
     store.create(key(A), &attrs(ME)).await.unwrap();
     let stale = listed(&store, A).await;
@@ -93,7 +95,7 @@ pub(crate) async fn a_take_over_of_what_has_changed_is_a_conflict<F: Fixture>(fi
     assert!(names(&store).await.is_empty());
 }
 
-pub(crate) async fn a_renewal_keeps_the_lease<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn a_renewal_keeps_the_lease<F: Fixture<Store: Registry>>(fixture: &mut F) {
     let store = fixture.open().await;
     let mut held = store.create(key(A), &attrs(ME)).await.unwrap();
     for _ in 0..3 {
@@ -106,7 +108,9 @@ pub(crate) async fn a_renewal_keeps_the_lease<F: Fixture>(fixture: &mut F) {
     assert_eq!((now.lease, now.revision), (held.lease, held.revision));
 }
 
-pub(crate) async fn a_renewal_after_somebody_else_wrote_is_a_conflict<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn a_renewal_after_somebody_else_wrote_is_a_conflict<F: Fixture<Store: Registry>>(
+    fixture: &mut F,
+) {
     let (one, two) = (fixture.open().await, fixture.open().await);
     let held = one.create(key(A), &attrs(ME)).await.unwrap();
     two.take_over(&listed(&two, A).await, &attrs(OTHER)).await.unwrap();
@@ -118,7 +122,7 @@ pub(crate) async fn a_renewal_after_somebody_else_wrote_is_a_conflict<F: Fixture
     assert_eq!(listed(&one, A).await.lease.attrs, attrs(OTHER), "flannel stays");
 }
 
-pub(crate) async fn a_lease_is_exchanged_in_one_step<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn a_lease_is_exchanged_in_one_step<F: Fixture<Store: Registry>>(fixture: &mut F) {
     const DUAL: &str = "10.42.1.0-24&fd42:0:0:1::-64";
     let store = fixture.open().await;
     store.create(key(A), &attrs(ME)).await.unwrap();
@@ -139,7 +143,7 @@ pub(crate) async fn a_lease_is_exchanged_in_one_step<F: Fixture>(fixture: &mut F
     assert_eq!(names(&store).await, [DUAL, B], "nothing was given up");
 }
 
-pub(crate) async fn garbage_is_rejected_by_name<F: Fixture>(fixture: &mut F) {
+pub(crate) async fn garbage_is_rejected_by_name<F: Fixture<Store: Registry>>(fixture: &mut F) {
     let store = fixture.open().await;
     store.create(key(A), &attrs(ME)).await.unwrap();
     fixture.put(&format!("subnets/{B}"), "{not json");
@@ -158,4 +162,15 @@ pub(crate) async fn garbage_is_rejected_by_name<F: Fixture>(fixture: &mut F) {
         ("nonsense", None),
     ];
     assert_eq!(rejected, expected);
+}
+
+pub(crate) async fn an_outage_is_no_empty_store<F: Fixture<Store: Registry>>(fixture: &mut F) {
+    let (store, other) = (fixture.open().await, fixture.open().await);
+    let held = store.create(key(A), &attrs(ME)).await.unwrap();
+    fixture.begin_outage();
+    assert!(other.list().await.is_err(), "an empty list would be a lie");
+    assert!(other.network_config().await.is_err(), "so would no config");
+    assert!(other.create(key(B), &attrs(ME)).await.is_err());
+    fixture.end_outage();
+    store.renew(&held).await.unwrap();
 }

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use ovl_agent::store::etcd::EtcdStore;
-use ovl_agent::store::{Store as _, StoreError};
+use ovl_agent::store::{Registry as _, Store as _, StoreError};
 
 use crate::auth::Guarded;
 use crate::etcd::{RealEtcd, options};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ovl_agent::store::etcd::{EtcdOptions, EtcdStore};
-use ovl_agent::store::{Store as _, StoreError};
+use ovl_agent::store::{Registry as _, Store as _, StoreError};
 use ovl_tests::etcd::{Etcd, Tls};
 use tempfile::TempDir;
 

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ovl_agent::lease::{LeaseAttrs, LeaseKey};
 use ovl_agent::network::Network;
-use ovl_agent::store::{Listed, Store};
+use ovl_agent::store::{Listed, Registry};
 
 pub(crate) const ME: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
 pub(crate) const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 99);
@@ -42,14 +42,14 @@ pub(crate) fn dual_network(count: u8) -> Network {
 }
 
 /// The lease of that key, which must be there.
-pub(crate) async fn listed(store: &impl Store, name: &str) -> Listed {
+pub(crate) async fn listed(store: &impl Registry, name: &str) -> Listed {
     let (leases, _) = store.list().await.unwrap();
     let found = leases.iter().find(|listed| listed.lease.key == key(name));
     found.unwrap_or_else(|| panic!("{name} is not in {leases:?}")).clone()
 }
 
 /// All keys, sorted.
-pub(crate) async fn names(store: &impl Store) -> Vec<String> {
+pub(crate) async fn names(store: &impl Registry) -> Vec<String> {
     let (leases, _) = store.list().await.unwrap();
     leases.iter().map(|listed| listed.lease.key.to_string()).collect()
 }

@@ -46,7 +46,7 @@ const FLAGS: [Row; 48] = [
     row!("subnet-lease-renew-margin", subnet_lease_renew_margin, "60", "1439" => "1439", Some("1440")),
     row!("ip-masq", ip_masq, "false", "true" => "true", Some("yes")),
     row!("ip-masq-fully-random-disable", ip_masq_fully_random_disable, "false", "1" => "true", Some("2")),
-    row!("kube-subnet-mgr", kube_subnet_mgr, "false", "false" => "false", Some("true")),
+    row!("kube-subnet-mgr", kube_subnet_mgr, "false", "true" => "true", Some("maybe")),
     row!("kube-api-url", kube_api_url, r#""""#, "https://k" => r#""https://k""#, None),
     row!("kube-annotation-prefix", kube_annotation_prefix, r#""flannel.alpha.coreos.com""#, "p" => r#""p""#, None),
     row!("kubeconfig-file", kubeconfig_file, "None", "/k" => r#"Some("/k")"#, None),
@@ -128,9 +128,7 @@ fn every_flag_is_taken_in_all_of_gos_forms() {
         }
         for dashed in [format!("-{flag}"), format!("--{flag}")] {
             if takes_no_word(flag) {
-                if flag != "kube-subnet-mgr" {
-                    assert_eq!(field(&run(&[&dashed])), "true", "{dashed}");
-                }
+                assert_eq!(field(&run(&[&dashed])), "true", "{dashed}");
                 assert!(
                     refusal(&[&dashed, good], &[]).contains(&format!("--{flag}={good}")),
                     "{dashed} {good}"
@@ -168,9 +166,7 @@ fn a_bad_value_is_refused_and_its_flag_or_variable_named() {
         let line = refusal(&[&format!("--{flag}={bad}")], &[]);
         assert!(line.contains(&format!("--{flag}")), "--{flag}={bad}: {line}");
         // What is wrong only together is named by the flag; an empty variable is none.
-        if !["", ","].contains(&bad)
-            && !["version", "kube-subnet-mgr", "vmodule", "log_backtrace_at"].contains(&flag)
-        {
+        if !["", ","].contains(&bad) && !["version", "vmodule", "log_backtrace_at"].contains(&flag) {
             let variable = environment::variable_name(flag);
             let line = refusal(&[], &[(&variable, bad)]);
             assert!(line.contains(&format!("environment variable {variable}: ")), "{variable}={bad}: {line}");
@@ -181,10 +177,9 @@ fn a_bad_value_is_refused_and_its_flag_or_variable_named() {
 
 #[test]
 fn verbosity_is_klogs() {
-    let table = [("-1", "info"), ("0", "info"), ("1", "info,ovl_agent=debug"), ("3", "info,ovl_agent=debug")];
-    for (level, filter) in
-        table.into_iter().chain([("4", "info,ovl_agent=trace"), ("10", "info,ovl_agent=trace")])
-    {
+    let (debug, trace) = (",ovl_agent=debug", ",ovl_agent=trace");
+    for (level, ours) in [("-1", ""), ("0", ""), ("1", debug), ("3", debug), ("4", trace), ("10", trace)] {
+        let filter = format!("info,kube_client=off{ours}");
         assert_eq!(run(&["-v", level]).log_filter(), filter, "{level}");
     }
 }

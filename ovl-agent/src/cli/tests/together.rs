@@ -4,9 +4,13 @@ use super::*;
 
 #[test]
 fn what_cannot_be_honoured_is_refused() {
-    let table: [(&[&str], &str); 11] = [
+    let table: [(&[&str], &str); 12] = [
         (&["--iface-regex", "eth", "--iface-regex", "("], "--iface-regex '(' is no regular expression"),
-        (&["--kube-subnet-mgr"], "not in this version yet"),
+        (&["--kube-subnet-mgr", "--store=dir:/x"], "--store and --kube-subnet-mgr exclude each other"),
+        (
+            &["--kube-subnet-mgr", "--kube-annotation-prefix=p"],
+            "--kube-annotation-prefix 'p': expected a domain",
+        ),
         (&["--vmodule=main=2"], "use -v or RUST_LOG"),
         (&["--log_backtrace_at=main.go:1"], "use -v or RUST_LOG"),
         (&["--etcd-username=root"], "FLANNELD_ETCD_PASSWORD or --etcd-password) is missing"),
@@ -24,7 +28,6 @@ fn what_cannot_be_honoured_is_refused() {
         let line = refusal(words, &[]);
         assert!(line.contains(expected), "{words:?}: {line}");
     }
-    assert!(refusal(&[], &[("FLANNELD_KUBE_SUBNET_MGR", "true")]).contains("not in this version yet"));
 }
 
 #[test]
@@ -50,6 +53,9 @@ fn what_has_no_effect_is_said_once() {
     );
     let invocation = parse_with(&["--store=dir:/x"], &[("FLANNELD_ETCD_PREFIX", "/y")]).expect("valid");
     assert_eq!(invocation.warnings, ["no effect with --store: FLANNELD_ETCD_PREFIX"]);
+    let kubernetes = ["--kube-subnet-mgr", "--kube-api-url=https://k", "--etcd-prefix=/y"];
+    let invocation = parse_words(&kubernetes).expect("valid");
+    assert_eq!(invocation.warnings, ["no effect with --kube-subnet-mgr: --etcd-prefix"]);
     assert_eq!(parse_words(&["--iface=eth0"]).expect("valid").warnings, [""; 0]);
 }
 
