@@ -100,6 +100,7 @@ impl Agent {
         let tunnels = self.backend.tunnels(self.node.underlay.mtu);
         let cluster = Cluster {
             remotes: &desired.remotes,
+            kept: &desired.kept,
             nodes: &self.other_nodes(),
             nodes_unsure: !self.rejected_items.is_empty(),
             remotes_withheld: false,

@@ -119,6 +119,10 @@ impl Table for RouteTable {
         "route"
     }
 
+    fn label(key: &RouteKey) -> String {
+        key.to_string()
+    }
+
     async fn rows(&mut self) -> Result<BTreeMap<RouteKey, Route>> {
         self.names = interface_names(&self.handle).await?;
         self.odd.clear();
