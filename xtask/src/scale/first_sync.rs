@@ -8,11 +8,11 @@ use ovl_tests::wait::wait_for;
 use serde_json::{Value, json};
 
 use super::etcd_requests::Requests;
+use super::marks::is_route;
 use super::monitor::Monitor;
-use super::peer::is_route;
 use super::process::{self, Memory};
 use super::site::Site;
-use crate::demo::Mode;
+use crate::overlay::Mode;
 
 /// Long enough for an agent that does far worse than it should.
 const DEADLINE: Duration = Duration::from_mins(3);

@@ -9,8 +9,9 @@ use ovl_tests::topology::Topology;
 
 use super::etcd_requests::Requests;
 use super::fill::fill;
-use super::peer::{Overlay, Peer, UNDERLAY, UNDERLAY6, is_route};
-use crate::demo::Mode;
+use super::marks::is_route;
+use crate::overlay::Mode;
+use crate::peer::{Overlay, Peer, UNDERLAY, UNDERLAY6};
 
 /// The site. The fields' order is the order in which it is taken down.
 pub(super) struct Site {

@@ -1,17 +1,16 @@
-//! Nodes that are not there: their leases, as flannel writes them, and the rows that an agent makes of these.
+//! Nodes that are not there, and their leases as flannel writes them.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::monitor::Mark;
-use crate::demo::Backend;
+use crate::overlay::Backend;
 
 /// So many fit into the ranges below, with room for those that come later.
-pub(super) const MOST: u32 = 40_000;
+pub(crate) const MOST: u32 = 40_000;
 
 /// Where all public addresses are.
-pub(super) const UNDERLAY: &str = "172.16.0.0/12";
+pub(crate) const UNDERLAY: &str = "172.16.0.0/12";
 /// The same for IPv6.
-pub(super) const UNDERLAY6: &str = "2001:db8:f000::/36";
+pub(crate) const UNDERLAY6: &str = "2001:db8:f000::/36";
 
 const FIRST_SUBNET: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 0);
 const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
@@ -21,54 +20,49 @@ const VNI: u32 = 1;
 
 /// The overlay that the leases belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Overlay {
-    pub(super) backend: Backend,
-    pub(super) ipv6: bool,
+pub(crate) struct Overlay {
+    pub(crate) backend: Backend,
+    pub(crate) ipv6: bool,
 }
 
 impl Overlay {
     /// The name for people.
-    pub(super) fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         let families = if self.ipv6 { "IPv4 and IPv6" } else { "IPv4" };
         format!("{}, {families}", self.backend.name())
     }
 
     /// How many routes a peer takes.
-    pub(super) fn families(self) -> u32 {
+    pub(crate) fn families(self) -> u32 {
         if self.ipv6 { 2 } else { 1 }
     }
 
     /// The network config.
-    pub(super) fn config(self) -> String {
+    pub(crate) fn config(self) -> String {
         let backend = self.backend.name();
         let ipv6 = if self.ipv6 { r#""EnableIPv6":true,"IPv6Network":"fd42::/48","# } else { "" };
         format!(r#"{{"Network":"10.0.0.0/8","SubnetLen":24,{ipv6}"Backend":{{"Type":"{backend}"}}}}"#)
     }
 }
 
-/// Whether `line`, of the kernel, is a route to a peer. It says nothing of marks, for agents may have several.
-pub(super) fn is_route(line: &str) -> bool {
-    ["10.", "fd42:"].iter().any(|range| line.starts_with(range)) && line.contains(" via ")
-}
-
 /// A node that is not there. Its number decides its subnets, its addresses and its MACs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Peer {
-    pub(super) overlay: Overlay,
-    pub(super) number: u32,
+pub(crate) struct Peer {
+    pub(crate) overlay: Overlay,
+    pub(crate) number: u32,
     /// Whether it has another address and other MACs than at first.
-    pub(super) has_moved: bool,
+    pub(crate) has_moved: bool,
 }
 
 impl Peer {
-    /// Its key in etcd.
-    pub(super) fn key(self) -> String {
+    /// Its key in a store, below the prefix.
+    pub(crate) fn key(self) -> String {
         let ipv6 = if self.overlay.ipv6 { format!("&{}-64", self.subnet6()) } else { String::new() };
-        format!("/coreos.com/network/subnets/{}-24{ipv6}", self.subnet())
+        format!("subnets/{}-24{ipv6}", self.subnet())
     }
 
     /// What it says there.
-    pub(super) fn value(self) -> String {
+    pub(crate) fn value(self) -> String {
         let Overlay { backend, ipv6 } = self.overlay;
         let address = self.address();
         let address6 = if ipv6 { format!(r#""{}""#, self.address6()) } else { "null".to_owned() };
@@ -84,56 +78,8 @@ impl Peer {
         format!(r#"{{"PublicIP":"{address}","PublicIPv6":{address6},"BackendType":"{backend}"{data}}}"#)
     }
 
-    /// What the kernel says when its rows are there.
-    pub(super) fn appears(self) -> Vec<Mark> {
-        self.ends()
-            .into_iter()
-            .flat_map(|End { subnet, bits, address, device, mac }| match self.overlay.backend {
-                Backend::Vxlan => vec![
-                    Mark::new(format!("{subnet} dev {device} "), mac.clone()),
-                    Mark::new(format!("{address} dev {device} "), mac),
-                    Mark::new(format!("{subnet}/{bits} "), device.to_owned()),
-                ],
-                Backend::HostGw => vec![Mark::new(format!("{subnet}/{bits} via {address} "), String::new())],
-            })
-            .collect()
-    }
-
-    /// What the kernel says when they are gone.
-    pub(super) fn disappears(self) -> Vec<Mark> {
-        let gone = |what: String| Mark::new(format!("Deleted {what} "), String::new());
-        self.ends()
-            .into_iter()
-            .flat_map(|End { subnet, bits, address, device, .. }| match self.overlay.backend {
-                Backend::Vxlan => vec![
-                    gone(format!("{subnet}/{bits}")),
-                    gone(format!("{subnet} dev {device}")),
-                    gone(format!("{address} dev {device}")),
-                ],
-                Backend::HostGw => vec![gone(format!("{subnet}/{bits}"))],
-            })
-            .collect()
-    }
-
-    /// What the kernel says when it has moved from where it was: the new rows, and no stale one.
-    pub(super) fn moves(self) -> Vec<Mark> {
-        let before = Self { has_moved: !self.has_moved, ..self };
-        let is_route = |mark: &Mark| mark.start.contains('/');
-        match self.overlay.backend {
-            Backend::HostGw => self.appears(),
-            Backend::Vxlan => {
-                // The route leads to the subnet's first address as before.
-                let new = self.appears().into_iter().filter(|mark| !is_route(mark));
-                let stale = before.ends().into_iter().map(|End { address, device, .. }| {
-                    Mark::new(format!("Deleted {address} dev {device} "), String::new())
-                });
-                new.chain(stale).collect()
-            }
-        }
-    }
-
     /// Its end of the overlay in each family.
-    fn ends(self) -> Vec<End> {
+    pub(crate) fn ends(self) -> Vec<End> {
         let ipv4 = End {
             subnet: self.subnet().to_string(),
             bits: 24,
@@ -181,12 +127,12 @@ impl Peer {
 }
 
 /// One family of a peer.
-struct End {
-    subnet: String,
-    bits: u8,
-    address: String,
-    device: &'static str,
-    mac: String,
+pub(crate) struct End {
+    pub(crate) subnet: String,
+    pub(crate) bits: u8,
+    pub(crate) address: String,
+    pub(crate) device: &'static str,
+    pub(crate) mac: String,
 }
 
 #[cfg(test)]
@@ -204,7 +150,7 @@ mod tests {
     #[test]
     fn leases_are_as_flannel_writes_them() {
         let dual = peer(VXLAN, 300);
-        assert_eq!(dual.key(), "/coreos.com/network/subnets/10.65.44.0-24&fd42:0:0:112c::-64");
+        assert_eq!(dual.key(), "subnets/10.65.44.0-24&fd42:0:0:112c::-64");
         assert_eq!(
             dual.value(),
             concat!(
@@ -214,7 +160,7 @@ mod tests {
             )
         );
         let routed = peer(Overlay { backend: Backend::HostGw, ipv6: false }, 0);
-        assert_eq!(routed.key(), "/coreos.com/network/subnets/10.64.0.0-24");
+        assert_eq!(routed.key(), "subnets/10.64.0.0-24");
         assert_eq!(routed.value(), r#"{"PublicIP":"172.16.0.1","PublicIPv6":null,"BackendType":"host-gw"}"#);
     }
 
@@ -226,26 +172,5 @@ mod tests {
             (0..MOST).flat_map(|number| both.map(|has_moved| Peer { has_moved, ..peer(VXLAN, number) }));
         let values: BTreeSet<_> = peers.map(Peer::value).collect();
         assert_eq!((keys.len(), values.len()), (MOST as usize, 2 * MOST as usize));
-    }
-
-    #[test]
-    fn the_rows_of_a_peer_are_known_when_seen() {
-        let ipv4 = peer(Overlay { ipv6: false, ..VXLAN }, 1);
-        let seen = [
-            "10.64.1.0 dev flannel.1 lladdr 02:11:04:00:00:01 PERMANENT",
-            "172.16.0.2 dev flannel.1 lladdr 02:11:04:00:00:01 PERMANENT",
-            "10.64.1.0/24 via 10.64.1.0 dev flannel.1 proto 111 onlink",
-        ];
-        assert_eq!(seen.map(is_route), [false, false, true]);
-        let marks = ipv4.appears();
-        assert!(marks.iter().zip(seen).all(|(mark, line)| mark.fits(line)), "{marks:?}");
-        assert!(!marks.iter().zip(seen).any(|(mark, line)| mark.fits(&format!("Deleted {line}"))));
-        assert_eq!(peer(VXLAN, 1).appears().len(), 6, "both families");
-        let moved = Peer { has_moved: true, ..ipv4 }.moves();
-        assert_eq!(moved.len(), 3);
-        assert!(moved[2].fits("Deleted 172.16.0.2 dev flannel.1 lladdr 02:11:04:00:00:01 PERMANENT"));
-        let routed = peer(Overlay { backend: Backend::HostGw, ipv6: false }, 1);
-        assert!(routed.appears()[0].fits("10.64.1.0/24 via 172.16.0.2 dev eth0 proto 111"));
-        assert!(routed.disappears()[0].fits("Deleted 10.64.1.0/24 via 172.16.0.2 dev eth0 proto 111"));
     }
 }
