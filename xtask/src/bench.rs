@@ -3,6 +3,7 @@
 //! Contenders take turns within a round, and what counts is how they compare within it: on a machine that does other
 //! things as well, nothing else means anything. No round counts whose packets took another path than is claimed.
 
+mod agents;
 mod checks;
 mod claim;
 mod contender;

@@ -1,5 +1,7 @@
 //! A cluster on this machine, with one agent and one pod per node.
 
+use std::time::{Duration, SystemTime};
+
 use anyhow::{Context as _, Result, ensure};
 use ovl_tests::agent::{Agent, AgentOptions};
 use ovl_tests::etcd::Etcd;
@@ -7,6 +9,8 @@ use ovl_tests::interrupt;
 use ovl_tests::node::Node;
 use ovl_tests::pod::Pod;
 use ovl_tests::topology::Topology;
+
+use crate::log;
 
 /// A running cluster. The fields' order is the order in which it is taken down.
 pub(crate) struct Cluster {
@@ -56,10 +60,34 @@ impl Cluster {
 
     /// Ends all agents as a service manager would, and starts them with these flags.
     pub(crate) fn restart_agents(&mut self, flags: &str) -> Result<()> {
-        for agent in std::mem::take(&mut self.agents) {
-            end(agent)?;
+        for index in 0..self.agents.len() {
+            self.end_agent(index)?;
         }
+        self.agents.clear();
         self.start_agents(flags)
+    }
+
+    /// Ends one agent as a service manager would.
+    pub(crate) fn end_agent(&mut self, index: usize) -> Result<()> {
+        let agent = self.agents.get_mut(index).context("there is no such agent")?;
+        let status = agent.terminate()?;
+        ensure!(
+            status.success(),
+            "an agent ended with {status} on SIGTERM; its log ends:\n{}",
+            agent.log_tail()
+        );
+        Ok(())
+    }
+
+    /// Starts one agent again that was ended; how long it took until it said that it was ready.
+    pub(crate) fn start_agent_again(&mut self, index: usize, flags: &str) -> Result<Duration> {
+        let started = SystemTime::now();
+        let agent = self.start_agent(index, flags)?;
+        *self.agents.get_mut(index).context("there is no such agent")? = agent;
+        self.wait_for_agents()?;
+        let ready =
+            log::time_of(&self.agents[index].log(), "ready:").context("find the time in the agent's log")?;
+        Ok(ready.duration_since(started).unwrap_or_default())
     }
 
     /// The first two nodes, between which is measured.
@@ -107,11 +135,4 @@ impl Cluster {
         let others = self.agents.len() - 1 + self.strangers;
         self.agents.iter().try_for_each(|agent| agent.wait_for_peers(others))
     }
-}
-
-/// Ends an agent as a service manager would.
-fn end(mut agent: Agent) -> Result<()> {
-    let status = agent.terminate()?;
-    ensure!(status.success(), "an agent ended with {status} on SIGTERM; its log ends:\n{}", agent.log_tail());
-    Ok(())
 }

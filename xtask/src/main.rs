@@ -6,6 +6,7 @@ mod cluster;
 mod demo;
 mod ebpf;
 mod kernels;
+mod log;
 mod machine;
 mod median;
 mod overlay;

@@ -72,7 +72,8 @@ pub(crate) fn expect_kernel(what: &str, path: &Path, expected: u64) -> Result<()
     Ok(())
 }
 
-fn count(cluster: &Cluster, backend: Backend) -> Result<Path> {
+/// What has been counted until now.
+pub(crate) fn count(cluster: &Cluster, backend: Backend) -> Result<Path> {
     let mut path = Path::default();
     for member in cluster.measured_pair()? {
         let counters = member.agent.counters()?;

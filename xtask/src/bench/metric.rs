@@ -46,6 +46,11 @@ pub(super) const CPU_PER_GB: Metric = metric("CPU", "s/GB", Sense::Cost);
 pub(super) const SOFTIRQ_PER_GB: Metric = metric("softirq", "s/GB", Sense::Cost);
 pub(super) const CPU_PER_THOUSAND: Metric = metric("CPU", "s/1000", Sense::Cost);
 pub(super) const SOFTIRQ_PER_THOUSAND: Metric = metric("softirq", "s/1000", Sense::Cost);
+/// From the agent's start until it says that it is ready: with everything there, and on a node that has nothing.
+pub(super) const WARM: Metric = metric("ready, warm", "ms", Sense::Latency);
+pub(super) const COLD: Metric = metric("ready, cold", "ms", Sense::Latency);
+/// From a lease in the store to the first answer from behind it.
+pub(super) const REACHABLE: Metric = metric("reachable", "ms", Sense::Latency);
 
 #[cfg(test)]
 mod tests {

@@ -37,6 +37,9 @@ impl Session {
                 for index in order(sites.len(), round) {
                     interrupt::check()?;
                     let contender = sites[index].contender;
+                    if !workload.concerns(contender) {
+                        continue;
+                    }
                     let part = format!("round {} of {rounds}, {}", round + 1, workload.name);
                     progress.step(&part, contender.name);
                     if !counts[index] {

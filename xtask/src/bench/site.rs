@@ -1,7 +1,7 @@
 //! A contender's nodes. All contenders have theirs, laid alike, for the whole session: taking turns takes no time, so
 //! that those compared meet the same moods of the machine. Only one carries traffic at a time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use ovl_tests::agent::{AgentOptions, Store};
@@ -32,6 +32,8 @@ pub(super) struct Ballast {
 pub(super) struct Site {
     pub(super) contender: &'static Contender,
     pub(super) cluster: Cluster,
+    pub(super) store: DirStore,
+    agent: PathBuf,
 }
 
 impl Site {
@@ -57,7 +59,7 @@ impl Site {
         for node in cluster.topology().nodes() {
             rules::add(node, ballast.rules)?;
         }
-        let site = Self { contender, cluster };
+        let site = Self { contender, cluster, store, agent: agent.to_owned() };
         flows::open(&site, ballast.flows)?;
         Ok(site)
     }
@@ -79,11 +81,23 @@ impl Site {
         checks::check(self).with_context(|| format!("check the nodes of {}", self.contender.name))
     }
 
+    /// Takes everything away that an agent made on a node; its lease stays.
+    pub(super) fn clean_up(&self, index: usize) -> Result<()> {
+        let node = self.cluster.topology().node(index)?;
+        let [subnet, socket] = ["subnet.env", "agent.sock"].map(|file| node.dir().join(file));
+        let command = node.command(&self.agent).arg("cleanup").arg("--subnet-file").arg(subnet);
+        command.arg("--socket").arg(socket).run()?;
+        Ok(())
+    }
+
     /// Runs a workload and proves the path that its packets took.
-    pub(super) fn measure(&self, workload: &Workload, seconds: u32) -> Result<Outcome> {
-        let ends = self.ends()?;
-        let (outcome, path) =
-            path::observe(&self.cluster, self.contender.backend, || workload.run(ends, seconds))?;
+    pub(super) fn measure(&mut self, workload: &Workload, seconds: u32) -> Result<Outcome> {
+        if workload.is_of_agents() {
+            return workload.run(self, seconds);
+        }
+        let before = path::count(&self.cluster, self.contender.backend)?;
+        let outcome = workload.run(self, seconds)?;
+        let path = path::count(&self.cluster, self.contender.backend)? - before;
         claim::verify(self.contender, workload, &path, outcome.packets)?;
         Ok(outcome)
     }

@@ -3,11 +3,14 @@
 use anyhow::Result;
 use ovl_tests::traffic::{self, Ends, Placement, Protocol, RequestResponse, Spinners};
 
+use super::agents;
+use super::contender::{Between, Contender};
 use super::cpu::Cpu;
 use super::metric::{
     CPU_PER_GB, CPU_PER_THOUSAND, Metric, P50, P99, RATE, RECEIVED, SOFTIRQ_PER_GB, SOFTIRQ_PER_THOUSAND,
     THROUGHPUT,
 };
+use super::site::Site;
 use crate::path;
 
 /// A row, or some that come from one run.
@@ -30,6 +33,10 @@ pub(super) enum Load {
     Openings,
     /// Datagrams of so many bytes, as fast as one sender can.
     Flood(u32),
+    /// None: an agent that starts.
+    Start,
+    /// None: a lease that appears.
+    Lease,
 }
 
 /// Where client and server run, and whether their cores may sleep.
@@ -50,7 +57,7 @@ use Protocol::{Tcp, Udp};
 pub(super) const ALL: &[Workload] = &[
     core("tcp-stream-1", Load::Streams(1)),
     other("tcp-stream-4", Load::Streams(4)),
-    core("tcp-stream-8", Load::Streams(8)),
+    other("tcp-stream-8", Load::Streams(8)),
     core("tcp-rr-1-one-core", Load::Requests(Tcp, 1, One)),
     other("tcp-rr-1-two-cores", Load::Requests(Tcp, 1, Asleep)),
     other("tcp-rr-1-awake", Load::Requests(Tcp, 1, Awake)),
@@ -63,6 +70,8 @@ pub(super) const ALL: &[Workload] = &[
     other("udp-rr-1-two-cores", Load::Requests(Udp, 1, Asleep)),
     other("udp-rr-1-awake", Load::Requests(Udp, 1, Awake)),
     other("udp-rr-32", Load::Requests(Udp, 32, Asleep)),
+    core("start", Load::Start),
+    core("lease", Load::Lease),
 ];
 
 const fn core(name: &'static str, load: Load) -> Workload {
@@ -86,13 +95,25 @@ impl Workload {
         matches!(self.load, Load::Openings)
     }
 
+    /// Whether it is a matter of agents, and there is no traffic whose path could be looked at.
+    pub(super) fn is_of_agents(&self) -> bool {
+        matches!(self.load, Load::Start | Load::Lease)
+    }
+
+    /// Whether a contender has such a thing: the bare network has no agents of its own.
+    pub(super) fn concerns(&self, contender: &Contender) -> bool {
+        contender.ends == Between::Pods || !self.is_of_agents()
+    }
+
     /// Runs it for some seconds.
-    pub(super) fn run(&self, ends: Ends<'_>, seconds: u32) -> Result<Outcome> {
+    pub(super) fn run(&self, site: &mut Site, seconds: u32) -> Result<Outcome> {
         match self.load {
-            Load::Streams(flows) => streams(ends, flows, seconds),
-            Load::Requests(protocol, flows, cores) => requests(ends, protocol, flows, cores, seconds),
-            Load::Openings => openings(ends, seconds),
-            Load::Flood(payload) => flood(ends, payload, seconds),
+            Load::Streams(flows) => streams(site.ends()?, flows, seconds),
+            Load::Requests(protocol, flows, cores) => requests(site.ends()?, protocol, flows, cores, seconds),
+            Load::Openings => openings(site.ends()?, seconds),
+            Load::Flood(payload) => flood(site.ends()?, payload, seconds),
+            Load::Start => Ok(Outcome { values: agents::start(site)?, packets: 0 }),
+            Load::Lease => Ok(Outcome { values: agents::lease(site)?, packets: 0 }),
         }
     }
 }
