@@ -12,6 +12,7 @@ mod flows;
 mod json;
 mod metric;
 mod plan;
+mod program_runs;
 mod progress;
 mod results;
 mod rules;
@@ -32,7 +33,7 @@ use crate::setup::Tool;
 use crate::{machine, peer, release, setup, shell, table};
 
 /// What the checks need beside what makes the traffic.
-const CHECKS: &[Tool] = &[("ethtool", "ethtool"), ("chrt", "util-linux")];
+const CHECKS: &[Tool] = &[("ethtool", "ethtool"), ("chrt", "util-linux"), ("bpftool", "bpftool")];
 
 /// Options of `bench`.
 #[derive(clap::Args)]
@@ -71,16 +72,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(&[setup::NETWORK, CHECKS])?;
     let agent = release::build_agent()?;
     shell::step(&plan.describe());
-    let session = Session::run(&plan, &agent)?;
-    let rows = session.results.rows();
+    let findings = Session::run(&plan, &agent)?;
+    let rows = findings.results.rows();
     for table in tables::all(&rows) {
         println!("\n    {}\n\n{}", table.title, table::format(&table.rows, true));
     }
     if let Some(file) = &options.json {
         json::write(file, &rows)?;
     }
-    if !session.failures.is_empty() {
-        let list: Vec<_> = session.failures.iter().map(|failure| format!("\n    {failure}")).collect();
+    if !findings.failures.is_empty() {
+        let list: Vec<_> = findings.failures.iter().map(|failure| format!("\n    {failure}")).collect();
         bail!("{} measurements do not count:{}", list.len(), list.concat());
     }
     println!("bench ok: {} rows, every path verified", rows.len());

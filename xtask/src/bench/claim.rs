@@ -13,7 +13,7 @@ pub(super) fn verify(contender: &Contender, workload: &Workload, path: &Path, pa
     match (contender.ends, contender.mode) {
         (Between::Nodes, _) => expect_underlay(&what, path, packets),
         (Between::Pods, Mode::Kernel) => path::expect_kernel(&what, path, packets),
-        (Between::Pods, Mode::Ebpf) if workload.opens_connections() => expect_both(&what, path, packets),
+        (Between::Pods, Mode::Ebpf) if workload.load.opens_connections() => expect_both(&what, path, packets),
         (Between::Pods, Mode::Ebpf) => path::expect_fast(&what, path, packets),
     }
 }

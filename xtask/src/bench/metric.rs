@@ -51,6 +51,11 @@ pub(super) const WARM: Metric = metric("ready, warm", "ms", Sense::Latency);
 pub(super) const COLD: Metric = metric("ready, cold", "ms", Sense::Latency);
 /// From a lease in the store to the first answer from behind it.
 pub(super) const REACHABLE: Metric = metric("reachable", "ms", Sense::Latency);
+/// A run of a program.
+pub(super) const FROM_POD: Metric = metric("from_pod", "ns/run", Sense::Cost);
+pub(super) const FROM_WIRE: Metric = metric("from_wire", "ns/run", Sense::Cost);
+pub(super) const TO_POD: Metric = metric("to_pod", "ns/run", Sense::Cost);
+pub(super) const TO_OVERLAY: Metric = metric("to_overlay", "ns/run", Sense::Cost);
 
 #[cfg(test)]
 mod tests {

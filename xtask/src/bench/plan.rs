@@ -45,6 +45,15 @@ impl Plan {
         })
     }
 
+    /// Who is measured with what in a round.
+    pub(super) fn turns(&self) -> impl Iterator<Item = (&'static Workload, &'static Contender)> {
+        let pairs = self
+            .workloads
+            .iter()
+            .flat_map(|workload| self.contenders.iter().map(move |contender| (*workload, *contender)));
+        pairs.filter(|(workload, contender)| workload.load.concerns(contender))
+    }
+
     /// For people.
     pub(super) fn describe(&self) -> String {
         let Ballast { rules, leases, flows } = self.ballast;

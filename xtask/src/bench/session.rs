@@ -11,84 +11,106 @@ use super::progress::Progress;
 use super::results::{Results, Sample};
 use super::schedule::order;
 use super::site::Site;
+use super::workload::Workload;
 
-/// What came of it.
-pub(super) struct Session {
+/// A running session, and what came of it.
+pub(super) struct Session<'a> {
+    plan: &'a Plan,
+    sites: Vec<Site>,
+    progress: Progress,
+    results: Results,
+    failures: Vec<String>,
+}
+
+/// What came of a session.
+pub(super) struct Findings {
     pub(super) results: Results,
     /// What could not be measured, and why; everything else is as good as without it.
     pub(super) failures: Vec<String>,
+    /// What devices did for the processor, the same for every contender.
+    pub(super) offloads: Offloads,
 }
 
-impl Session {
+impl<'a> Session<'a> {
     /// Builds the nodes of all contenders and measures.
-    pub(super) fn run(plan: &Plan, agent: &Path) -> Result<Self> {
-        let (rounds, sites) = (plan.rounds, plan.contenders.len());
-        let mut progress = Progress::new(sites + rounds * plan.workloads.len() * sites);
-        let mut session = Self { results: Results::default(), failures: Vec::new() };
+    pub(super) fn run(plan: &'a Plan, agent: &Path) -> Result<Findings> {
+        let mut progress = Progress::new(plan.contenders.len() + plan.rounds * plan.turns().count());
         let mut sites = Vec::new();
         for contender in &plan.contenders {
             progress.step("nodes and agents", contender.name);
             let site = Site::build(contender, plan.ballast, agent);
             sites.push(site.with_context(|| format!("build the nodes of {}", contender.name))?);
         }
-        for round in 0..rounds {
-            let counts = session.check(&sites, plan, &progress)?;
-            for workload in &plan.workloads {
-                for index in order(sites.len(), round) {
-                    interrupt::check()?;
-                    let contender = sites[index].contender;
-                    if !workload.concerns(contender) {
-                        continue;
-                    }
-                    let part = format!("round {} of {rounds}, {}", round + 1, workload.name);
-                    progress.step(&part, contender.name);
-                    if !counts[index] {
-                        session.results.push_flaw(workload.name, contender.name);
-                        continue;
-                    }
-                    match sites[index].measure(workload, plan.seconds) {
-                        Ok(outcome) => {
-                            for (metric, value) in outcome.values {
-                                let (workload, contender) = (workload.name, contender.name);
-                                session.results.push(Sample { round, workload, contender, metric, value });
-                            }
-                        }
-                        Err(error) => {
-                            session.results.push_flaw(workload.name, contender.name);
-                            session.fail(&progress, &format!("{part}, {}", contender.name), &error)?;
-                        }
-                    }
+        let mut session = Self { plan, sites, progress, results: Results::default(), failures: Vec::new() };
+        let mut offloads = Offloads::new();
+        for round in 0..plan.rounds {
+            offloads = session.round(round)?;
+        }
+        let Self { results, failures, .. } = session;
+        Ok(Findings { results, failures, offloads })
+    }
+
+    fn round(&mut self, round: usize) -> Result<Offloads> {
+        let (counts, offloads) = self.check()?;
+        for workload in &self.plan.workloads {
+            for index in order(self.sites.len(), round) {
+                if workload.load.concerns(self.sites[index].contender) {
+                    self.turn(round, workload, index, counts[index])?;
                 }
             }
         }
-        Ok(session)
+        Ok(offloads)
     }
 
-    /// Checks every contender's nodes; whether its round counts.
-    fn check(&mut self, sites: &[Site], plan: &Plan, progress: &Progress) -> Result<Vec<bool>> {
-        let mut counts = Vec::new();
-        let mut reference: Option<(&'static str, Offloads)> = None;
-        for site in sites {
-            let checked = site.check().and_then(|offloads| {
-                let (name, expected) =
-                    reference.get_or_insert_with(|| (site.contender.name, offloads.clone()));
-                ensure!(offloads == *expected, "its offloads are not those of {name}: {offloads:?}");
+    /// One contender's turn.
+    fn turn(&mut self, round: usize, workload: &Workload, index: usize, counts: bool) -> Result<()> {
+        interrupt::check()?;
+        let (workload_name, contender) = (workload.name, self.sites[index].contender.name);
+        let part = format!("round {} of {}, {workload_name}", round + 1, self.plan.rounds);
+        self.progress.step(&part, contender);
+        if !counts {
+            self.results.push_flaw(workload_name, contender);
+            return Ok(());
+        }
+        match self.sites[index].measure(workload, self.plan.seconds) {
+            Ok(outcome) => {
+                for (metric, value) in outcome.values {
+                    self.results.push(Sample { round, workload: workload_name, contender, metric, value });
+                }
                 Ok(())
-            });
-            counts.push(checked.is_ok());
-            if let Err(error) = checked {
-                self.fail(progress, site.contender.name, &error)?;
+            }
+            Err(error) => {
+                self.results.push_flaw(workload_name, contender);
+                self.fail(&format!("{part}, {contender}"), &error)
             }
         }
-        ensure!(counts.contains(&true) || plan.rounds == 0, "no contender is fit to be measured");
-        Ok(counts)
+    }
+
+    /// Checks every contender's nodes: whose round counts, and their offloads.
+    fn check(&mut self) -> Result<(Vec<bool>, Offloads)> {
+        let checked: Vec<_> = self.sites.iter().map(|site| (site.contender.name, site.check())).collect();
+        let expected = checked.iter().find_map(|(_, offloads)| offloads.as_ref().ok().cloned());
+        let expected = expected.unwrap_or_default();
+        let mut counts = Vec::new();
+        for (name, offloads) in checked {
+            let verdict = offloads.and_then(|offloads| {
+                ensure!(offloads == expected, "its offloads are not those of the others: {offloads:?}");
+                Ok(())
+            });
+            counts.push(verdict.is_ok());
+            if let Err(error) = verdict {
+                self.fail(name, &error)?;
+            }
+        }
+        ensure!(counts.contains(&true), "no contender is fit to be measured: {}", self.failures.join("; "));
+        Ok((counts, expected))
     }
 
     /// Notes what went wrong; an interrupt ends everything.
-    fn fail(&mut self, progress: &Progress, what: &str, error: &anyhow::Error) -> Result<()> {
+    fn fail(&mut self, what: &str, error: &anyhow::Error) -> Result<()> {
         interrupt::check()?;
         let text = format!("{what}: {error:#}");
-        progress.say(&text);
+        self.progress.say(&text);
         self.failures.push(text);
         Ok(())
     }

@@ -92,11 +92,11 @@ impl Site {
 
     /// Runs a workload and proves the path that its packets took.
     pub(super) fn measure(&mut self, workload: &Workload, seconds: u32) -> Result<Outcome> {
-        if workload.is_of_agents() {
-            return workload.run(self, seconds);
+        if workload.load.is_of_agents() {
+            return workload.load.run(self, seconds);
         }
         let before = path::count(&self.cluster, self.contender.backend)?;
-        let outcome = workload.run(self, seconds)?;
+        let outcome = workload.load.run(self, seconds)?;
         let path = path::count(&self.cluster, self.contender.backend)? - before;
         claim::verify(self.contender, workload, &path, outcome.packets)?;
         Ok(outcome)

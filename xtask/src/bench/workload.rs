@@ -3,7 +3,6 @@
 use anyhow::Result;
 use ovl_tests::traffic::{self, Ends, Placement, Protocol, RequestResponse, Spinners};
 
-use super::agents;
 use super::contender::{Between, Contender};
 use super::cpu::Cpu;
 use super::metric::{
@@ -11,6 +10,8 @@ use super::metric::{
     THROUGHPUT,
 };
 use super::site::Site;
+use super::{agents, program_runs};
+use crate::overlay::Mode;
 use crate::path;
 
 /// A row, or some that come from one run.
@@ -33,6 +34,8 @@ pub(super) enum Load {
     Openings,
     /// Datagrams of so many bytes, as fast as one sender can.
     Flood(u32),
+    /// The same as another, while the kernel counts what the programs take.
+    Programs(&'static Load),
     /// None: an agent that starts.
     Start,
     /// None: a lease that appears.
@@ -70,6 +73,9 @@ pub(super) const ALL: &[Workload] = &[
     other("udp-rr-1-two-cores", Load::Requests(Udp, 1, Asleep)),
     other("udp-rr-1-awake", Load::Requests(Udp, 1, Awake)),
     other("udp-rr-32", Load::Requests(Udp, 32, Asleep)),
+    core("programs-stream", Load::Programs(&Load::Streams(1))),
+    core("programs-rr", Load::Programs(&Load::Requests(Tcp, 1, One))),
+    other("programs-crr", Load::Programs(&Load::Openings)),
     core("start", Load::Start),
     core("lease", Load::Lease),
 ];
@@ -89,31 +95,40 @@ pub(super) struct Outcome {
     pub(super) packets: u64,
 }
 
-impl Workload {
-    /// Whether most packets open or close connections, which is netfilter's affair unless it is never asked.
-    pub(super) fn opens_connections(&self) -> bool {
-        matches!(self.load, Load::Openings)
+impl Load {
+    /// Whether most packets open or close connections, which is netfilter's affair.
+    pub(super) fn opens_connections(self) -> bool {
+        match self {
+            Self::Openings => true,
+            Self::Programs(load) => load.opens_connections(),
+            Self::Streams(_) | Self::Requests(..) | Self::Flood(_) | Self::Start | Self::Lease => false,
+        }
     }
 
     /// Whether it is a matter of agents, and there is no traffic whose path could be looked at.
-    pub(super) fn is_of_agents(&self) -> bool {
-        matches!(self.load, Load::Start | Load::Lease)
+    pub(super) fn is_of_agents(self) -> bool {
+        matches!(self, Self::Start | Self::Lease)
     }
 
-    /// Whether a contender has such a thing: the bare network has no agents of its own.
-    pub(super) fn concerns(&self, contender: &Contender) -> bool {
-        contender.ends == Between::Pods || !self.is_of_agents()
+    /// Whether a contender has such a thing: the kernel has no programs, and the bare network no agents of its own.
+    pub(super) fn concerns(self, contender: &Contender) -> bool {
+        match self {
+            Self::Programs(_) => contender.mode == Mode::Ebpf,
+            Self::Start | Self::Lease => contender.ends == Between::Pods,
+            Self::Streams(_) | Self::Requests(..) | Self::Openings | Self::Flood(_) => true,
+        }
     }
 
     /// Runs it for some seconds.
-    pub(super) fn run(&self, site: &mut Site, seconds: u32) -> Result<Outcome> {
-        match self.load {
-            Load::Streams(flows) => streams(site.ends()?, flows, seconds),
-            Load::Requests(protocol, flows, cores) => requests(site.ends()?, protocol, flows, cores, seconds),
-            Load::Openings => openings(site.ends()?, seconds),
-            Load::Flood(payload) => flood(site.ends()?, payload, seconds),
-            Load::Start => Ok(Outcome { values: agents::start(site)?, packets: 0 }),
-            Load::Lease => Ok(Outcome { values: agents::lease(site)?, packets: 0 }),
+    pub(super) fn run(self, site: &mut Site, seconds: u32) -> Result<Outcome> {
+        match self {
+            Self::Streams(flows) => streams(site.ends()?, flows, seconds),
+            Self::Requests(protocol, flows, cores) => requests(site.ends()?, protocol, flows, cores, seconds),
+            Self::Openings => openings(site.ends()?, seconds),
+            Self::Flood(payload) => flood(site.ends()?, payload, seconds),
+            Self::Programs(load) => program_runs::during(site, |site| load.run(site, seconds)),
+            Self::Start => Ok(Outcome { values: agents::start(site)?, packets: 0 }),
+            Self::Lease => Ok(Outcome { values: agents::lease(site)?, packets: 0 }),
         }
     }
 }
