@@ -8,29 +8,36 @@ mod checks;
 mod claim;
 mod contender;
 mod cpu;
+mod facts;
+mod findings;
 mod flows;
 mod json;
 mod metric;
 mod plan;
+mod plot;
 mod program_runs;
 mod progress;
+mod report;
 mod results;
 mod rules;
 mod schedule;
 mod session;
 mod site;
 mod tables;
+mod test_runs;
 mod workload;
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
+use crate::bench::findings::Findings;
 use crate::bench::plan::Plan;
 use crate::bench::session::Session;
 use crate::bench::site::Ballast;
 use crate::setup::Tool;
-use crate::{machine, peer, release, setup, shell, table};
+use crate::toolchain::Wanted;
+use crate::{ebpf, machine, peer, release, setup, shell, table};
 
 /// What the checks need beside what makes the traffic.
 const CHECKS: &[Tool] = &[("ethtool", "ethtool"), ("chrt", "util-linux"), ("bpftool", "bpftool")];
@@ -47,6 +54,9 @@ pub(crate) struct Options {
     /// How long each measurement takes; 3 unless told, 2 with --quick.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=600))]
     seconds: Option<u16>,
+    /// Only what programs take by themselves, packet by packet.
+    #[arg(long, conflicts_with = "only")]
+    prog: bool,
     /// Only contenders or workloads with this name, or with this in their names; may be given several times. What
     /// others are compared with is measured in any case.
     #[arg(long, value_name = "PATTERN")]
@@ -63,6 +73,9 @@ pub(crate) struct Options {
     /// Writes all rows to this file, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Writes a report with plots, and what machine it is about, into this folder, too.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
 }
 
 /// Measures, and shows what came of it.
@@ -70,15 +83,25 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     machine::require_root("the benchmark")?;
     let plan = Plan::of(options)?;
     setup::ensure(&[setup::NETWORK, CHECKS])?;
-    let agent = release::build_agent()?;
-    shell::step(&plan.describe());
-    let findings = Session::run(&plan, &agent)?;
-    let rows = findings.results.rows();
-    for table in tables::all(&rows) {
-        println!("\n    {}\n\n{}", table.title, table::format(&table.rows, true));
+    let mut findings = Findings::default();
+    if options.prog {
+        ebpf::build(Wanted::Auto)?;
+    } else {
+        let agent = release::build_agent()?;
+        shell::step(&plan.describe());
+        findings = Session::run(&plan, &agent)?;
     }
+    if options.only.is_empty() {
+        shell::step("programs by themselves");
+        findings.add_test_runs(plan.extent())?;
+    }
+    let rows = findings.rows();
+    show(&findings);
     if let Some(file) = &options.json {
         json::write(file, &rows)?;
+    }
+    if let Some(folder) = &options.report {
+        report::write(folder, &plan.describe(), &findings)?;
     }
     if !findings.failures.is_empty() {
         let list: Vec<_> = findings.failures.iter().map(|failure| format!("\n    {failure}")).collect();
@@ -86,6 +109,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     println!("bench ok: {} rows, every path verified", rows.len());
     Ok(())
+}
+
+fn show(findings: &Findings) {
+    for table in findings.tables() {
+        println!("\n    {}\n\n{}", table.title, table::format(&table.rows, true));
+    }
+    for note in &findings.notes {
+        println!("    {note}");
+    }
 }
 
 impl Options {

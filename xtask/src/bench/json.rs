@@ -45,7 +45,7 @@ mod tests {
     fn a_row_has_every_member() {
         let value = Spread { median: 15.0, min: 14.0, max: 16.0 };
         let row = Row {
-            workload: "tcp-stream-1",
+            workload: "tcp-stream-1".to_owned(),
             contender: "ovl-vxlan",
             metric: THROUGHPUT,
             rounds: 5,

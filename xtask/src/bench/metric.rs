@@ -56,6 +56,10 @@ pub(super) const FROM_POD: Metric = metric("from_pod", "ns/run", Sense::Cost);
 pub(super) const FROM_WIRE: Metric = metric("from_wire", "ns/run", Sense::Cost);
 pub(super) const TO_POD: Metric = metric("to_pod", "ns/run", Sense::Cost);
 pub(super) const TO_OVERLAY: Metric = metric("to_overlay", "ns/run", Sense::Cost);
+/// A packet by itself.
+pub(super) const TIME: Metric = metric("time", "ns/packet", Sense::Cost);
+/// With what the system call takes that brings the packet.
+pub(super) const INSTRUCTIONS: Metric = metric("instructions", "1/packet", Sense::Cost);
 
 #[cfg(test)]
 mod tests {

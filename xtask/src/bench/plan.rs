@@ -5,7 +5,11 @@ use anyhow::{Result, bail};
 use super::Options;
 use super::contender::{self, BASELINE, Contender, LIMIT};
 use super::site::Ballast;
+use super::test_runs::Extent;
 use super::workload::{self, Workload};
+
+/// How many packets every case gets in a round.
+const PACKETS: usize = 20_000;
 
 /// What the options ask for.
 pub(super) struct Plan {
@@ -43,6 +47,11 @@ impl Plan {
             seconds: options.seconds.unwrap_or(if options.quick { 2 } else { 3 }).into(),
             ballast: options.ballast(),
         })
+    }
+
+    /// How much the programs by themselves are run: it takes seconds.
+    pub(super) fn extent(&self) -> Extent {
+        Extent { rounds: self.rounds, packets: PACKETS, leases: self.ballast.leases }
     }
 
     /// Who is measured with what in a round.

@@ -8,10 +8,10 @@ use crate::median::median;
 pub(super) const UNSTEADY: f64 = 0.2;
 
 /// One figure of one round.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Sample {
     pub(super) round: usize,
-    pub(super) workload: &'static str,
+    pub(super) workload: String,
     pub(super) contender: &'static str,
     pub(super) metric: Metric,
     pub(super) value: f64,
@@ -28,7 +28,7 @@ pub(super) struct Spread {
 /// A figure over all rounds.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
-    pub(super) workload: &'static str,
+    pub(super) workload: String,
     pub(super) contender: &'static str,
     pub(super) metric: Metric,
     pub(super) rounds: usize,
@@ -91,8 +91,8 @@ impl Results {
         let mut rows: Vec<Row> = Vec::new();
         for sample in &self.samples {
             let is_same = |row: &Row| {
-                (row.workload, row.contender, row.metric)
-                    == (sample.workload, sample.contender, sample.metric)
+                (&row.workload, row.contender, row.metric)
+                    == (&sample.workload, sample.contender, sample.metric)
             };
             if !rows.iter().any(is_same) {
                 rows.extend(self.row(sample));
@@ -102,10 +102,10 @@ impl Results {
     }
 
     fn row(&self, like: &Sample) -> Option<Row> {
-        let Sample { workload, contender, metric, .. } = *like;
+        let Sample { ref workload, contender, metric, .. } = *like;
         let of = |contender| {
             self.samples.iter().filter(move |sample| {
-                (sample.workload, sample.contender, sample.metric) == (workload, contender, metric)
+                (&sample.workload, sample.contender, sample.metric) == (workload, contender, metric)
             })
         };
         let ratios = |reference| {
@@ -117,14 +117,14 @@ impl Results {
         };
         let values: Vec<_> = of(contender).map(|sample| sample.value).collect();
         Some(Row {
-            workload,
+            workload: workload.clone(),
             contender,
             metric,
             rounds: values.len(),
             value: Spread::of(&values)?,
             to_baseline: ratios(BASELINE),
             to_limit: ratios(LIMIT),
-            path_verified: !self.flawed.contains(&(workload, contender)),
+            path_verified: !self.flawed.contains(&(workload.as_str(), contender)),
         })
     }
 }
@@ -137,7 +137,7 @@ mod tests {
     fn results(samples: &[(usize, &'static str, Metric, f64)]) -> Results {
         let mut results = Results::default();
         for &(round, contender, metric, value) in samples {
-            results.push(Sample { round, workload: "load", contender, metric, value });
+            results.push(Sample { round, workload: "load".to_owned(), contender, metric, value });
         }
         results
     }

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use ovl_tests::interrupt;
 
 use super::checks::Offloads;
+use super::findings::Findings;
 use super::plan::Plan;
 use super::progress::Progress;
 use super::results::{Results, Sample};
@@ -20,15 +21,6 @@ pub(super) struct Session<'a> {
     progress: Progress,
     results: Results,
     failures: Vec<String>,
-}
-
-/// What came of a session.
-pub(super) struct Findings {
-    pub(super) results: Results,
-    /// What could not be measured, and why; everything else is as good as without it.
-    pub(super) failures: Vec<String>,
-    /// What devices did for the processor, the same for every contender.
-    pub(super) offloads: Offloads,
 }
 
 impl<'a> Session<'a> {
@@ -47,7 +39,7 @@ impl<'a> Session<'a> {
             offloads = session.round(round)?;
         }
         let Self { results, failures, .. } = session;
-        Ok(Findings { results, failures, offloads })
+        Ok(Findings { results, failures, offloads, ..Findings::default() })
     }
 
     fn round(&mut self, round: usize) -> Result<Offloads> {
@@ -75,7 +67,13 @@ impl<'a> Session<'a> {
         match self.sites[index].measure(workload, self.plan.seconds) {
             Ok(outcome) => {
                 for (metric, value) in outcome.values {
-                    self.results.push(Sample { round, workload: workload_name, contender, metric, value });
+                    self.results.push(Sample {
+                        round,
+                        workload: workload_name.to_owned(),
+                        contender,
+                        metric,
+                        value,
+                    });
                 }
                 Ok(())
             }

@@ -36,19 +36,30 @@ fn table(title: String, rows: &[Row], cell: impl Fn(&Row) -> Option<String>) -> 
     let mut lines = vec![std::iter::once("").chain(columns.iter().copied()).map(str::to_owned).collect()];
     let mut done = Vec::new();
     for (row, _) in &shown {
-        let key = (row.workload, row.metric);
+        let key = (row.workload.as_str(), row.metric);
         if done.contains(&key) {
             continue;
         }
         done.push(key);
         let of = |column: &&str| {
-            let same = |row: &Row| (row.workload, row.metric) == key && row.contender == *column;
+            let same = |row: &Row| (row.workload.as_str(), row.metric) == key && row.contender == *column;
             shown.iter().find(|(row, _)| same(row)).map(|(_, cell)| cell.clone()).unwrap_or_default()
         };
         let name = format!("{}, {} {}", row.workload, row.metric.name, row.metric.unit);
         lines.push(std::iter::once(name).chain(columns.iter().map(of)).collect());
     }
     Table { title, rows: lines }
+}
+
+/// What programs take by themselves.
+pub(super) fn of_test_runs(rows: &[Row]) -> Table {
+    let mut lines = vec![["", "median", "lowest", "highest"].map(str::to_owned).to_vec()];
+    for row in rows {
+        let Spread { median, min, max } = row.value;
+        let name = format!("{}, {} {}", row.workload, row.metric.name, row.metric.unit);
+        lines.push(std::iter::once(name).chain([median, min, max].map(number)).collect());
+    }
+    Table { title: "programs by themselves, packet by packet (BPF_PROG_TEST_RUN)".to_owned(), rows: lines }
 }
 
 /// Three digits that mean something.
@@ -90,7 +101,7 @@ mod tests {
     fn row(contender: &'static str, metric: super::super::metric::Metric, median: f64, width: f64) -> Row {
         let spread = |median: f64| Spread { median, min: median, max: median * (1.0 + width) };
         Row {
-            workload: "load",
+            workload: "load".to_owned(),
             contender,
             metric,
             rounds: 5,
