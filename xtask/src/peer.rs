@@ -55,6 +55,11 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// Where it is at first.
+    pub(crate) fn new(overlay: Overlay, number: u32) -> Self {
+        Self { overlay, number, has_moved: false }
+    }
+
     /// Its key in a store, below the prefix.
     pub(crate) fn key(self) -> String {
         let ipv6 = if self.overlay.ipv6 { format!("&{}-64", self.subnet6()) } else { String::new() };
@@ -143,13 +148,9 @@ mod tests {
 
     const VXLAN: Overlay = Overlay { backend: Backend::Vxlan, ipv6: true };
 
-    fn peer(overlay: Overlay, number: u32) -> Peer {
-        Peer { overlay, number, has_moved: false }
-    }
-
     #[test]
     fn leases_are_as_flannel_writes_them() {
-        let dual = peer(VXLAN, 300);
+        let dual = Peer::new(VXLAN, 300);
         assert_eq!(dual.key(), "subnets/10.65.44.0-24&fd42:0:0:112c::-64");
         assert_eq!(
             dual.value(),
@@ -159,17 +160,17 @@ mod tests {
                 r#""BackendV6Data":{"VNI":1,"VtepMAC":"02:11:06:00:01:2c"}}"#
             )
         );
-        let routed = peer(Overlay { backend: Backend::HostGw, ipv6: false }, 0);
+        let routed = Peer::new(Overlay { backend: Backend::HostGw, ipv6: false }, 0);
         assert_eq!(routed.key(), "subnets/10.64.0.0-24");
         assert_eq!(routed.value(), r#"{"PublicIP":"172.16.0.1","PublicIPv6":null,"BackendType":"host-gw"}"#);
     }
 
     #[test]
     fn no_two_peers_are_alike() {
-        let keys: BTreeSet<_> = (0..MOST).map(|number| peer(VXLAN, number).key()).collect();
+        let keys: BTreeSet<_> = (0..MOST).map(|number| Peer::new(VXLAN, number).key()).collect();
         let both = [false, true];
         let peers =
-            (0..MOST).flat_map(|number| both.map(|has_moved| Peer { has_moved, ..peer(VXLAN, number) }));
+            (0..MOST).flat_map(|number| both.map(|has_moved| Peer { has_moved, ..Peer::new(VXLAN, number) }));
         let values: BTreeSet<_> = peers.map(Peer::value).collect();
         assert_eq!((keys.len(), values.len()), (MOST as usize, 2 * MOST as usize));
     }

@@ -27,6 +27,9 @@ pub(super) const BASELINE: &str = "kernel-vxlan";
 /// The physical limit here.
 pub(super) const LIMIT: &str = "host";
 
+/// The flags that leave netfilter out.
+const ALWAYS: &str = "--fast-path always";
+
 /// All of them.
 pub(super) const ALL: &[Contender] = &[
     // With an agent, so that the nodes have the very rules of the others.
@@ -35,7 +38,7 @@ pub(super) const ALL: &[Contender] = &[
     contender("kernel-host-gw", Backend::HostGw, Mode::Kernel, "", Between::Pods),
     contender("ovl-vxlan", Backend::Vxlan, Mode::Ebpf, "--fast-path verified", Between::Pods),
     contender("ovl-host-gw", Backend::HostGw, Mode::Ebpf, "--fast-path verified", Between::Pods),
-    contender("ovl-vxlan-always", Backend::Vxlan, Mode::Ebpf, "--fast-path always", Between::Pods),
+    contender("ovl-vxlan-always", Backend::Vxlan, Mode::Ebpf, ALWAYS, Between::Pods),
 ];
 
 const fn contender(
@@ -49,6 +52,11 @@ const fn contender(
 }
 
 impl Contender {
+    /// Whether netfilter sees every flow, so that conntrack knows it.
+    pub(super) fn asks_netfilter(&self) -> bool {
+        self.flags != ALWAYS
+    }
+
     /// All flags of its agents.
     pub(super) fn agent_flags(&self) -> String {
         // Flannel's installations masquerade; the forward rules are there by default.

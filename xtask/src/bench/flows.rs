@@ -4,12 +4,15 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use ovl_tests::netns::Netns;
 use ovl_tests::{interrupt, sockets};
 
 use super::site::Site;
 
 /// So many ports of the server a port of the client talks to.
 const FAN: u32 = 250;
+/// Those of the client, one after the other: by chance the same would come twice.
+const FIRST_PORT: u16 = 10_000;
 /// A flow is verified once netfilter has seen it in both directions, and shows that with the packets after.
 const TIMES: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,8 +26,7 @@ pub(super) fn open(site: &Site, flows: u32) -> Result<()> {
     }
     for member in site.cluster.measured_pair()? {
         let netns = member.node.netns();
-        let room = netns.command("sysctl").words("-n net.netfilter.nf_conntrack_max").run()?;
-        let room: u32 = room.trim().parse().context("read nf_conntrack_max")?;
+        let room = conntrack(netns, "max")?;
         ensure!(
             room >= flows + SPARE,
             "conntrack has room for {room} flows, {flows} and some more are wanted: `sysctl -w net.netfilter.nf_conntrack_max={}` makes it",
@@ -40,14 +42,28 @@ pub(super) fn open(site: &Site, flows: u32) -> Result<()> {
     let servers: Vec<_> = (0..flows.min(FAN)).map(server).collect::<Result<_>>()?;
     let ports = servers.iter().map(UdpSocket::local_addr).collect::<Result<Vec<_>, _>>()?;
     let mut left = flows;
-    while left > 0 {
+    for port in FIRST_PORT.. {
         interrupt::check()?;
-        let client = sockets::udp(ends.client, (IpAddr::from([0; 4]), 0).into())?;
+        let client = sockets::udp(ends.client, (IpAddr::from([0; 4]), port).into())?;
         let count = usize::try_from(left.min(FAN))?;
         talk(&client, &servers[..count], &ports[..count])?;
         left = left.saturating_sub(FAN);
+        if left == 0 {
+            break;
+        }
+    }
+    let members = site.cluster.measured_pair()?;
+    for member in members.iter().filter(|_| site.contender.asks_netfilter()) {
+        let open = conntrack(member.node.netns(), "count")?;
+        ensure!(open >= flows, "conntrack of {} has {open} flows, not {flows}", member.node.name());
     }
     Ok(())
+}
+
+fn conntrack(netns: &Netns, what: &str) -> Result<u32> {
+    let name = format!("net.netfilter.nf_conntrack_{what}");
+    let text = netns.command("sysctl").args(["-n", &name]).run()?;
+    text.trim().parse().with_context(|| format!("read {name}"))
 }
 
 /// From one socket to all of these and back.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use plotters::chart::{ChartBuilder, SeriesLabelPosition};
+use plotters::chart::ChartBuilder;
 use plotters::coord::Shift;
 use plotters::drawing::{DrawingArea, IntoDrawingArea as _};
 use plotters::element::{PathElement, Rectangle, Text};
@@ -63,6 +63,9 @@ const COLOURS: &[RGBColor] = &[
 const HEIGHT: u32 = 440;
 /// What the axis and the legend take beside the bars.
 const SIDES: u32 = 220;
+/// What the legend takes on the right, and each line of it.
+const LEGEND: i32 = 150;
+const LINE: i32 = 20;
 /// What the bars of one workload take.
 const GROUP: u32 = 150;
 
@@ -120,10 +123,11 @@ fn draw_plot(title: &str, groups: &[Group], area: &Area<'_>) -> Result<()> {
         .caption(title, ("sans-serif", 18))
         .margin(10)
         .margin_bottom(30)
-        .margin_right(SIDES - 50)
+        .margin_right(LEGEND + 10)
         .y_label_area_size(40)
         .build_cartesian_2d(0.0..end, 0.0..highest * 1.05)?;
     chart.configure_mesh().disable_x_mesh().disable_x_axis().draw()?;
+    let mut line = 2 * LINE;
     for (place, entry) in contender::ALL.iter().enumerate() {
         let colour = COLOURS[place % COLOURS.len()];
         let places = groups.iter().enumerate().flat_map(|(number, group)| {
@@ -139,10 +143,12 @@ fn draw_plot(title: &str, groups: &[Group], area: &Area<'_>) -> Result<()> {
         let bar = |(left, width, ratio): &(f64, f64, Spread)| {
             Rectangle::new([(*left, 0.0), (left + width * 0.9, ratio.median)], colour.filled())
         };
-        chart
-            .draw_series(places.iter().map(bar))?
-            .label(entry.name)
-            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 10, y + 5)], colour.filled()));
+        chart.draw_series(places.iter().map(bar))?;
+        // Beside the bars, and in their order.
+        let (x, y) = (i32::try_from(area.dim_in_pixel().0)? - LEGEND, line);
+        area.draw(&Rectangle::new([(x, y), (x + 10, y + 10)], colour.filled()))?;
+        area.draw(&Text::new(entry.name, (x + 16, y), ("sans-serif", 13)))?;
+        line += LINE;
         let whisker = |(left, width, ratio): &(f64, f64, Spread)| {
             let middle = left + width * 0.45;
             PathElement::new(vec![(middle, ratio.min), (middle, ratio.max)], BLACK.mix(0.6).stroke_width(2))
@@ -150,7 +156,6 @@ fn draw_plot(title: &str, groups: &[Group], area: &Area<'_>) -> Result<()> {
         chart.draw_series(places.iter().map(whisker))?;
     }
     chart.draw_series([PathElement::new(vec![(0.0, 1.0), (end, 1.0)], BLACK.stroke_width(1))])?;
-    chart.configure_series_labels().position(SeriesLabelPosition::Coordinate(0, 0)).draw()?;
     let style = ("sans-serif", 13).into_font().color(&BLACK).pos(Pos::new(HPos::Center, VPos::Top));
     for (number, group) in groups.iter().enumerate() {
         let (x, y) = chart.backend_coord(&(number as f64 + 0.5, 0.0));

@@ -44,7 +44,7 @@ impl Site {
         let store = DirStore::create(&topology.dir().join("store"))?;
         store.put("config", &overlay.config())?;
         for number in 0..ballast.leases {
-            let peer = Peer { overlay, number, has_moved: false };
+            let peer = Peer::new(overlay, number);
             store.put(&peer.key(), &peer.value())?;
         }
         for node in topology.nodes() {

@@ -71,13 +71,9 @@ mod tests {
 
     const VXLAN: Overlay = Overlay { backend: Backend::Vxlan, ipv6: true };
 
-    fn peer(overlay: Overlay, number: u32) -> Peer {
-        Peer { overlay, number, has_moved: false }
-    }
-
     #[test]
     fn the_rows_of_a_peer_are_known_when_seen() {
-        let ipv4 = peer(Overlay { ipv6: false, ..VXLAN }, 1);
+        let ipv4 = Peer::new(Overlay { ipv6: false, ..VXLAN }, 1);
         let seen = [
             "10.64.1.0 dev flannel.1 lladdr 02:11:04:00:00:01 PERMANENT",
             "172.16.0.2 dev flannel.1 lladdr 02:11:04:00:00:01 PERMANENT",
@@ -87,11 +83,11 @@ mod tests {
         let marks = ipv4.appears();
         assert!(marks.iter().zip(seen).all(|(mark, line)| mark.fits(line)), "{marks:?}");
         assert!(!marks.iter().zip(seen).any(|(mark, line)| mark.fits(&format!("Deleted {line}"))));
-        assert_eq!(peer(VXLAN, 1).appears().len(), 6, "both families");
+        assert_eq!(Peer::new(VXLAN, 1).appears().len(), 6, "both families");
         let moved = Peer { has_moved: true, ..ipv4 }.moves();
         assert_eq!(moved.len(), 3);
         assert!(moved[2].fits("Deleted 172.16.0.2 dev flannel.1 lladdr 02:11:04:00:00:01 PERMANENT"));
-        let routed = peer(Overlay { backend: Backend::HostGw, ipv6: false }, 1);
+        let routed = Peer::new(Overlay { backend: Backend::HostGw, ipv6: false }, 1);
         assert!(routed.appears()[0].fits("10.64.1.0/24 via 172.16.0.2 dev eth0 proto 111"));
         assert!(routed.disappears()[0].fits("Deleted 10.64.1.0/24 via 172.16.0.2 dev eth0 proto 111"));
     }

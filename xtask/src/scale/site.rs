@@ -50,7 +50,7 @@ impl Site {
 
     /// A node that is not there.
     pub(super) fn peer(&self, number: u32) -> Peer {
-        Peer { overlay: self.overlay, number, has_moved: false }
+        Peer::new(self.overlay, number)
     }
 
     /// How to start `agent` here. A user's defaults, and so with forward rules.
