@@ -2,7 +2,6 @@
 
 mod cluster;
 mod measure;
-mod path;
 mod report;
 mod state;
 
@@ -10,10 +9,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use ovl_tests::traffic;
 
-use crate::demo::cluster::Cluster;
 use crate::demo::measure::Measurement;
 use crate::demo::state::State;
+use crate::overlay::{Backend, Mode};
 use crate::{machine, release, setup, shell};
 
 /// Options of `demo`.
@@ -49,24 +49,6 @@ enum StoreKind {
     Dir,
     /// A real etcd on the underlay.
     Etcd,
-}
-
-/// The backends the demo can use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Backend {
-    /// VXLAN on UDP port 8472.
-    Vxlan,
-    /// Plain routes: all nodes share a network.
-    HostGw,
-}
-
-/// Who moves the packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Mode {
-    /// The BPF programs.
-    Ebpf,
-    /// The kernel's devices, routing and netfilter.
-    Kernel,
 }
 
 /// Runs the demo, or removes an earlier one.
@@ -113,14 +95,14 @@ fn show(options: &Options, agent: PathBuf, state: &State) -> Result<usize> {
         options.store.name(),
         options.backend.name()
     ));
-    let mut cluster = Cluster::start(options, agent, state)?;
+    let mut cluster = cluster::start(options, agent, state)?;
     report::leases(&cluster)?;
 
-    let pairs = cluster.ping_all()?;
+    let pairs = traffic::ping_all_pairs(cluster.pods())?;
     println!("    mode {}: {pairs} pod pairs reachable", options.mode.name());
     let measurement = Measurement::run(&mut cluster, options)?;
     report::figures(&measurement, options.backend);
-    measurement.verify(options.backend)?;
+    measurement.verify()?;
 
     if options.keep {
         report::look_around(&cluster);
@@ -134,33 +116,6 @@ impl StoreKind {
         match self {
             Self::Dir => "dir",
             Self::Etcd => "etcd",
-        }
-    }
-}
-
-impl Backend {
-    /// As the network config spells it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Vxlan => "vxlan",
-            Self::HostGw => "host-gw",
-        }
-    }
-}
-
-impl Mode {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Ebpf => "ebpf",
-            Self::Kernel => "kernel",
-        }
-    }
-
-    /// The agent's flags. Strict, so that no fallback passes for the real thing.
-    pub(crate) fn flags(self) -> &'static str {
-        match self {
-            Self::Ebpf => "--mode ebpf --strict",
-            Self::Kernel => "--mode kernel",
         }
     }
 }

@@ -9,8 +9,8 @@ mod fill;
 mod first_sync;
 mod idle;
 mod lease_change;
+mod marks;
 mod monitor;
-mod peer;
 mod process;
 mod report;
 mod site;
@@ -21,11 +21,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::demo::{Backend, Mode};
+use crate::overlay::{Backend, Mode};
+use crate::peer::Overlay;
 use crate::scale::figures::Figures;
-use crate::scale::peer::Overlay;
 use crate::setup::Tool;
-use crate::{machine, release, setup, shell};
+use crate::{machine, peer, release, setup, shell};
 
 /// What reads etcd's own metrics.
 const METRICS: &[Tool] = &[("curl", "curl")];
