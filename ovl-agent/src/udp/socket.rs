@@ -19,6 +19,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike as _, SockaddrStorage, bind, sendto,
     setsockopt, socket, sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike as _};
 
 /// Most messages of one call.
 pub(crate) const MESSAGES: usize = 16;
@@ -28,8 +29,11 @@ pub(crate) const DATAGRAMS: usize = 64;
 pub(crate) const MESSAGE: usize = 65_535 - 28;
 /// Room for the largest message there can be.
 const RECEIVED: usize = 65_536;
-/// Some milliseconds of a fast sender.
-const RECEIVE_BUFFER: usize = 4 << 20;
+/// Some milliseconds of a fast sender; and more than the kernel keeps for a node that does not answer (`unres_qlen_bytes`),
+/// so that this one does not hold up the others.
+const BUFFER: usize = 4 << 20;
+/// How long to wait for room in it: the pods' senders wait meanwhile, and so do packets from peers.
+const PATIENCE_MILLIS: i64 = 10;
 /// `CMSG_SPACE` of a size, and to spare.
 const CONTROL: usize = 64;
 
@@ -69,9 +73,13 @@ impl Socket {
             let fd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
             setsockopt(&fd, sockopt::ReusePort, &true)?;
             // Without the right to more, what everybody may have is what there is.
-            if setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-                setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+            if setsockopt(&fd, sockopt::RcvBufForce, &BUFFER).is_err() {
+                setsockopt(&fd, sockopt::RcvBuf, &BUFFER)?;
             }
+            if setsockopt(&fd, sockopt::SndBufForce, &BUFFER).is_err() {
+                setsockopt(&fd, sockopt::SndBuf, &BUFFER)?;
+            }
+            setsockopt(&fd, sockopt::SendTimeout, &TimeVal::milliseconds(PATIENCE_MILLIS))?;
             setsockopt(&fd, sockopt::UdpGroSegment, &true)?;
             // Where the way is narrower than the interface, outer packets travel in fragments, as vxlan's do: the pods
             // cannot know. Don't-fragment and no is both 0, as a number.

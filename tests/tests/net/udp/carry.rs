@@ -36,16 +36,20 @@ fn exchange(overlay: &Overlay) {
 
 #[test]
 fn pods_exchange_streams_and_datagrams_in_both_families() {
-    for (network, topology) in [
-        (ONLY_IPV4, Topology::builder("udp")),
-        (DUAL, Topology::builder("udp-dual").nodes(3).ipv6()),
-        (ONLY_IPV6, Topology::builder("udp-v6").ipv6_only()),
+    let [over_ipv4, over_ipv6] =
+        ["ipv4", "ipv6"].map(|family| format!("{KERNEL} --underlay-family {family}"));
+    for (network, topology, args) in [
+        (ONLY_IPV4, Topology::builder("udp"), KERNEL),
+        (DUAL, Topology::builder("udp-dual").nodes(3).ipv6(), KERNEL),
+        (ONLY_IPV6, Topology::builder("udp-v6").ipv6_only(), KERNEL),
+        (DUAL, Topology::builder("udp-on4").ipv6(), &over_ipv4),
+        (DUAL, Topology::builder("udp-on6").ipv6(), &over_ipv6),
     ] {
-        let overlay = start(topology, network, KERNEL);
+        let overlay = start(topology, network, args);
         exchange(&overlay);
         for agent in &overlay.agents[..2] {
             let (out, into) = carried(agent);
-            assert!(out > 20_000 && into > 20_000, "{network}: {out} out, {into} in");
+            assert!(out > 20_000 && into > 20_000, "{network} {args}: {out} out, {into} in");
         }
     }
 }
