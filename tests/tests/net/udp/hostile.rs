@@ -1,5 +1,6 @@
 //! Datagrams that nobody should send, from nodes and from strangers: counted, dropped, and no matter to others.
 
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -43,6 +44,15 @@ fn resum(packet: &mut [u8]) {
     packet[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
+/// The page that scrapers get from the first node.
+fn metrics(overlay: &Overlay) -> Result<String> {
+    let mut stream = sockets::connect(overlay.node(0).netns(), (Ipv4Addr::LOCALHOST, PORT).into(), SOON)?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    Ok(page)
+}
+
 fn agents_port(overlay: &Overlay) -> SocketAddr {
     (overlay.node(0).address(), PORT).into()
 }
@@ -63,7 +73,7 @@ fn arrives(
 
 #[test]
 fn packets_that_lie_are_counted_and_dropped() {
-    let overlay = start(Topology::builder("udp-lies"), ONLY_IPV4, KERNEL);
+    let overlay = start(Topology::builder("udp-lies"), ONLY_IPV4, &format!("{KERNEL} --healthz-port 8285"));
     traffic::ping_all_pairs(&overlay.pods).unwrap();
     let listening = sockets::udp(overlay.pods[0].netns(), (overlay.pods[0].address(), 7000).into()).unwrap();
     listening.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -103,6 +113,13 @@ fn packets_that_lie_are_counted_and_dropped() {
     for (what, datagram, reason) in table {
         let arrived = arrives(&overlay, (&sender, &listening), &datagram, reason);
         assert_eq!(arrived.unwrap(), reason == "delivered", "{what}");
+    }
+    let page = metrics(&overlay).unwrap();
+    for (reason, packets) in
+        [("short", 4), ("bad_header", 2), ("bad_length", 3), ("bad_checksum", 1), ("oversize", 2)]
+    {
+        let line = format!(r#"ovl_packets_total{{program="to_tun",reason="{reason}"}} {packets}"#);
+        assert!(page.lines().any(|text| text == line), "{line} in {page}");
     }
     traffic::ping_all_pairs(&overlay.pods).unwrap();
 }
