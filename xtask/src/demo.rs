@@ -7,7 +7,7 @@ mod state;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use ovl_tests::traffic;
 
@@ -28,9 +28,10 @@ pub(crate) struct Options {
     /// How packets travel between the nodes.
     #[arg(long, value_enum, default_value_t = Backend::Vxlan)]
     backend: Backend,
-    /// Who moves the packets: BPF programs (compared with the kernel), or the kernel alone.
-    #[arg(long, value_enum, default_value_t = Mode::Ebpf)]
-    mode: Mode,
+    /// Who moves the packets: BPF programs (compared with the kernel), which is the default where the backend has them,
+    /// or the kernel alone.
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
     /// How often to measure; the table shows medians.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=100))]
     rounds: u8,
@@ -40,6 +41,13 @@ pub(crate) struct Options {
     /// Removes what an earlier `--keep` (or a killed demo) left, and does nothing else.
     #[arg(long, exclusive = true)]
     remove: bool,
+}
+
+impl Options {
+    /// The mode that was asked for, or the best that the backend has.
+    fn mode(&self) -> Mode {
+        self.mode.unwrap_or(if self.backend == Backend::Udp { Mode::Kernel } else { Mode::Ebpf })
+    }
 }
 
 /// The stores the demo can use.
@@ -57,6 +65,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.remove {
         return state::remove();
     }
+    ensure!(
+        options.backend != Backend::Udp || options.mode() == Mode::Kernel,
+        "the udp backend has no eBPF mode: its packets are carried by the agents; leave --mode out"
+    );
     let agent = prepare(options)?;
     let state = State::begin()?;
     match show(options, agent, &state) {
@@ -65,7 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             println!(
                 "demo ok: {} nodes, {pairs} pod pairs reachable, mode {}",
                 options.nodes,
-                options.mode.name()
+                options.mode().name()
             );
             Ok(())
         }
@@ -99,7 +111,7 @@ fn show(options: &Options, agent: PathBuf, state: &State) -> Result<usize> {
     report::leases(&cluster)?;
 
     let pairs = traffic::ping_all_pairs(cluster.pods())?;
-    println!("    mode {}: {pairs} pod pairs reachable", options.mode.name());
+    println!("    mode {}: {pairs} pod pairs reachable", options.mode().name());
     let measurement = Measurement::run(&mut cluster, options)?;
     report::figures(&measurement, options.backend);
     measurement.verify()?;

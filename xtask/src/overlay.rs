@@ -9,6 +9,8 @@ pub(crate) enum Backend {
     Vxlan,
     /// Plain routes: all nodes share a network.
     HostGw,
+    /// Bare packets in UDP on port 8285, carried by the agents: there are no programs for it.
+    Udp,
 }
 
 /// Who moves the packets.
@@ -26,6 +28,7 @@ impl Backend {
         match self {
             Self::Vxlan => "vxlan",
             Self::HostGw => "host-gw",
+            Self::Udp => "udp",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ops::{Add, Sub};
 
 use anyhow::{Result, ensure};
 use ovl_tests::node::POD_BRIDGE;
-use ovl_tests::{kernel_vtep, links};
+use ovl_tests::{flannel_udp, kernel_vtep, links};
 
 use crate::cluster::Cluster;
 use crate::overlay::Backend;
@@ -28,6 +28,7 @@ pub(crate) fn kernel_device(backend: Backend) -> &'static str {
     match backend {
         Backend::Vxlan => kernel_vtep::DEVICE,
         Backend::HostGw => POD_BRIDGE,
+        Backend::Udp => flannel_udp::DEVICE,
     }
 }
 

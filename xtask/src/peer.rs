@@ -73,14 +73,17 @@ impl Peer {
         let address6 = if ipv6 { format!(r#""{}""#, self.address6()) } else { "null".to_owned() };
         let data = |member: &str, mac: &str| format!(r#","{member}":{{"VNI":{VNI},"VtepMAC":"{mac}"}}"#);
         let data = match backend {
-            Backend::HostGw => String::new(),
+            Backend::HostGw | Backend::Udp => String::new(),
             Backend::Vxlan if ipv6 => {
                 data("BackendData", &self.mac(4)) + &data("BackendV6Data", &self.mac(6))
             }
             Backend::Vxlan => data("BackendData", &self.mac(4)),
         };
-        let backend = backend.name();
-        format!(r#"{{"PublicIP":"{address}","PublicIPv6":{address6},"BackendType":"{backend}"{data}}}"#)
+        let name = backend.name();
+        // Flannel's udp says nothing of itself.
+        let kind =
+            if backend == Backend::Udp { String::new() } else { format!(r#","BackendType":"{name}""#) };
+        format!(r#"{{"PublicIP":"{address}","PublicIPv6":{address6}{kind}{data}}}"#)
     }
 
     /// Its end of the overlay in each family.

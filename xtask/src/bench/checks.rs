@@ -25,8 +25,9 @@ const FEATURES: &[&str] = &[
     "generic-receive-offload",
 ];
 
-/// What VXLAN puts before a packet over IPv4.
+/// What VXLAN, and UDP alone, put before a packet over IPv4.
 const TUNNEL: u64 = 50;
+const UDP: u64 = 28;
 const PINGS: u32 = 20;
 
 /// Checks a site; returns its offloads.
@@ -63,6 +64,7 @@ fn mtu(site: &Site) -> Result<u64> {
     let expected = match site.contender.backend {
         Backend::Vxlan => underlay - TUNNEL,
         Backend::HostGw => underlay,
+        Backend::Udp => underlay - UDP,
     };
     for member in members {
         let mut devices =

@@ -39,6 +39,7 @@ pub(super) const ALL: &[Contender] = &[
     contender("ovl-vxlan", Backend::Vxlan, Mode::Ebpf, "--fast-path verified", Between::Pods),
     contender("ovl-host-gw", Backend::HostGw, Mode::Ebpf, "--fast-path verified", Between::Pods),
     contender("ovl-vxlan-always", Backend::Vxlan, Mode::Ebpf, ALWAYS, Between::Pods),
+    contender("ovl-tun", Backend::Udp, Mode::Kernel, "", Between::Pods),
 ];
 
 const fn contender(

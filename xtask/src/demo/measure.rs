@@ -33,7 +33,7 @@ impl Measurement {
         let mut measurement = Self { kernel: Vec::new(), ebpf: Vec::new() };
         for round in 1..=options.rounds {
             shell::step(&format!("measuring, round {round} of {}", options.rounds));
-            match options.mode {
+            match options.mode() {
                 Mode::Kernel => measurement.kernel.push(sample(cluster, options.backend)?),
                 Mode::Ebpf => {
                     cluster

@@ -26,6 +26,8 @@ impl Peer {
                     Mark::new(format!("{subnet}/{bits} "), device.to_owned()),
                 ],
                 Backend::HostGw => vec![Mark::new(format!("{subnet}/{bits} via {address} "), String::new())],
+                // Its peers are no matter of the kernel.
+                Backend::Udp => Vec::new(),
             })
             .collect()
     }
@@ -42,6 +44,7 @@ impl Peer {
                     gone(format!("{address} dev {device}")),
                 ],
                 Backend::HostGw => vec![gone(format!("{subnet}/{bits}"))],
+                Backend::Udp => Vec::new(),
             })
             .collect()
     }
@@ -51,7 +54,7 @@ impl Peer {
         let before = Self { has_moved: !self.has_moved, ..self };
         let is_route = |mark: &Mark| mark.start.contains('/');
         match self.overlay.backend {
-            Backend::HostGw => self.appears(),
+            Backend::HostGw | Backend::Udp => self.appears(),
             Backend::Vxlan => {
                 // The route leads to the subnet's first address as before.
                 let new = self.appears().into_iter().filter(|mark| !is_route(mark));
