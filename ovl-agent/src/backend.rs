@@ -20,11 +20,13 @@ use crate::view::View;
 mod direct;
 mod host_gw;
 mod rows;
+mod udp;
 mod vxlan;
 mod way;
 
 pub use host_gw::HostGw;
-pub use rows::{Desired, Route, RouteKey, VxlanDevice};
+pub use rows::{Desired, Route, RouteKey, TunDevice, VxlanDevice};
+pub use udp::Udp;
 pub use vxlan::Vxlan;
 pub use way::Way;
 
@@ -48,6 +50,8 @@ pub enum Backend {
     Vxlan(Vxlan),
     /// Routes through the peers.
     HostGw(HostGw),
+    /// Bare packets in UDP.
+    Udp(Udp),
     /// A lease and nothing else.
     Alloc,
 }
@@ -77,15 +81,16 @@ impl Backend {
         match self {
             Self::Vxlan(_) => Vxlan::NAME,
             Self::HostGw(_) => HostGw::NAME,
+            Self::Udp(_) => Udp::NAME,
             Self::Alloc => "alloc",
         }
     }
 
-    /// The name in leases: flannel's alloc writes none.
+    /// The name in leases: flannel's alloc and udp write none.
     fn lease_type(&self) -> &'static str {
         match self {
             Self::Vxlan(_) | Self::HostGw(_) => self.name(),
-            Self::Alloc => "",
+            Self::Udp(_) | Self::Alloc => "",
         }
     }
 
@@ -93,6 +98,7 @@ impl Backend {
     pub fn devices(&self) -> ByFamily<String> {
         match self {
             Self::Vxlan(vxlan) => vxlan.device_names(),
+            Self::Udp(udp) => udp.device_names(),
             Self::HostGw(_) | Self::Alloc => ByFamily::default(),
         }
     }
@@ -103,7 +109,7 @@ impl Backend {
         let first = network.pools.iter().next().map(|(family, _)| family);
         match (self, first) {
             (Self::Vxlan(vxlan), Some(family)) => vxlan.device_name(family),
-            (Self::Vxlan(_) | Self::HostGw(_) | Self::Alloc, _) => network.name(),
+            (Self::Vxlan(_) | Self::HostGw(_) | Self::Udp(_) | Self::Alloc, _) => network.name(),
         }
     }
 
@@ -116,7 +122,7 @@ impl Backend {
     pub fn attrs(&self, public_ips: &ByFamily<IpAddr>) -> LeaseAttrs {
         let data = match self {
             Self::Vxlan(vxlan) => vxlan.lease_data(),
-            Self::HostGw(_) | Self::Alloc => ByFamily::default(),
+            Self::HostGw(_) | Self::Udp(_) | Self::Alloc => ByFamily::default(),
         };
         let ipv4 = public_ips.v4.and_then(|ip| if let IpAddr::V4(v4) = ip { Some(v4) } else { None });
         let ipv6 = public_ips.v6.and_then(|ip| if let IpAddr::V6(v6) = ip { Some(v6) } else { None });
@@ -173,6 +179,7 @@ impl Backend {
     pub fn mtu(&self, underlay: &Underlay) -> u32 {
         match self {
             Self::Vxlan(vxlan) => vxlan.narrowest(underlay.mtu),
+            Self::Udp(_) => Udp::narrowest(underlay),
             Self::HostGw(_) | Self::Alloc => underlay.mtu,
         }
     }
@@ -181,7 +188,7 @@ impl Backend {
     pub fn tunnels(&self, underlay_mtu: u32) -> ByFamily<Tunnel> {
         match self {
             Self::Vxlan(vxlan) => vxlan.tunnels(underlay_mtu),
-            Self::HostGw(_) | Self::Alloc => ByFamily::default(),
+            Self::HostGw(_) | Self::Udp(_) | Self::Alloc => ByFamily::default(),
         }
     }
 
@@ -189,8 +196,10 @@ impl Backend {
     pub fn desired(&self, node: &Node, network: &Network, view: &View, on_link: &OnLink) -> Desired {
         let mut desired = Desired::default();
         let here = self.here(node, on_link);
-        if let Self::Vxlan(vxlan) = self {
-            vxlan.own_rows(node, &mut desired);
+        match self {
+            Self::Vxlan(vxlan) => vxlan.own_rows(node, &mut desired),
+            Self::Udp(udp) => udp.own_rows(node, network, &mut desired),
+            Self::HostGw(_) | Self::Alloc => {}
         }
         desired.ways = self.ways(&here);
         if matches!(self, Self::Alloc) {
@@ -205,6 +214,10 @@ impl Backend {
                 let Some(subnet) = key.subnet(family) else { continue };
                 let programmed = self.peer(*range, subnet, attrs, &here).and_then(|peer| match self {
                     Self::Vxlan(vxlan) => vxlan.peer_rows(&peer, &here, &mut desired),
+                    Self::Udp(_) => {
+                        Udp::peer_rows(&peer, &mut desired);
+                        Ok(())
+                    }
                     Self::HostGw(_) | Self::Alloc => {
                         direct::peer_rows(&peer, &here, &mut desired);
                         Ok(())
@@ -237,7 +250,8 @@ impl Backend {
                 devices.into_iter().chain(vxlan.options.direct_routing.then(underlay)).collect()
             }
             Self::HostGw(_) => BTreeSet::from([underlay()]),
-            Self::Alloc => BTreeSet::new(),
+            // Flannel's device takes its routes along, and has none to peers.
+            Self::Udp(_) | Self::Alloc => BTreeSet::new(),
         }
     }
 

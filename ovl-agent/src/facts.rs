@@ -57,7 +57,7 @@ pub struct Facts {
     pub peers: Vec<PeerFacts>,
     /// What of the store could not be read or programmed.
     pub rejected: Vec<RejectedFacts>,
-    /// The programs' counters that are not zero.
+    /// The counters of the programs, or of the udp backend's workers, that are not zero.
     pub counters: Vec<CounterFacts>,
     /// The first of `errors`.
     pub last_error: Option<String>,

@@ -13,7 +13,7 @@ use ovl_common::{
 use regex_lite::Regex;
 use tracing::warn;
 
-use crate::backend::Tunnel;
+use crate::backend::{Tunnel, bpf_prefix};
 use crate::bpf::{
     Attachment, AttachmentTable, Counter, DataPlane, FlowMap, Hook, LoadError, NodeTable, ObjectSource, Pins,
     PortTable, Pulse, RemoteTable, StateTable, counters, features, has_others, prune_learned,
@@ -50,6 +50,8 @@ pub struct Policy {
 pub struct Cluster<'a> {
     /// The peers' subnets.
     pub remotes: &'a BTreeMap<Prefix, Remote>,
+    /// Subnets whose leases cannot be read: what is known of them stays.
+    pub kept: &'a BTreeSet<IpNet>,
     /// The addresses of all nodes.
     pub nodes: &'a BTreeSet<IpAddr>,
     /// Whether `nodes` may lack one, whose lease cannot be read.
@@ -211,6 +213,8 @@ impl FastPath {
         let nodes = put_missing(&mut node_table, &mut known.nodes, &nodes, outcome).await.unwanted;
         let mut remote_table = RemoteTable(&mut self.plane.leases);
         let remotes = put_missing(&mut remote_table, &mut known.remotes, &remotes, outcome).await.unwanted;
+        let kept: BTreeSet<Prefix> = cluster.kept.iter().copied().map(bpf_prefix).collect();
+        let remotes: Vec<Prefix> = remotes.into_iter().filter(|remote| !kept.contains(remote)).collect();
         let are_leases_other = before != (outcome.put, outcome.deleted) || !remotes.is_empty();
         let mut state = StateTable { map: &mut self.plane.state, pulse };
         let failed = outcome.errors.len();

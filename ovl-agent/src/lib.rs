@@ -34,5 +34,6 @@ pub mod sysctl;
 pub mod table;
 pub mod tables;
 pub mod trace;
+pub mod udp;
 pub mod underlay;
 pub mod view;

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use tracing::warn;
 
 use crate::family::{ByFamily, Family};
 use crate::lease::LeaseKey;
@@ -33,6 +34,8 @@ pub enum BackendConfig {
     Vxlan(VxlanOptions),
     /// Routes through the peers.
     HostGw,
+    /// Bare packets in UDP, carried by the agent itself.
+    Udp(UdpOptions),
     /// A lease and nothing else: somebody else moves the packets.
     Alloc,
 }
@@ -61,12 +64,25 @@ impl Default for VxlanOptions {
     }
 }
 
+/// Options of the udp backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpOptions {
+    /// UDP port of all nodes.
+    pub port: u16,
+}
+
+impl Default for UdpOptions {
+    fn default() -> Self {
+        Self { port: 8285 }
+    }
+}
+
 /// What follows `flannel.` (IPv4) and `flannel-v6.` (IPv6) in 15 characters.
 const MAX_VNI: u32 = 9_999_999;
 const MAX_VNI_IPV6: u32 = 9_999;
 
 /// Backends of flannel that this version lacks.
-const ABSENT: [&str; 6] = ["udp", "ipip", "wireguard", "ipsec", "extension", "tencent-vpc"];
+const ABSENT: [&str; 5] = ["ipip", "wireguard", "ipsec", "extension", "tencent-vpc"];
 
 impl Network {
     /// Reads and checks a config.
@@ -164,24 +180,32 @@ fn ipv6_pool(fields: &Fields) -> Result<Pool> {
 }
 
 fn backend(fields: &Fields, ipv6: bool) -> Result<BackendConfig> {
-    let options: Fields = fields.get("Backend")?.context(
-        "Backend is missing, which for flannel means the udp backend, which this version lacks: write \"Backend\": \
-         {\"Type\": \"vxlan\"}, \"host-gw\" or \"alloc\"",
-    )?;
+    let Some(options) = fields.get::<Fields>("Backend")? else {
+        warn!(
+            "the network config has no Backend, which means udp, as it does to flannel; write \"Backend\": {{\"Type\": \
+             \"vxlan\"}} for one that is several times as fast"
+        );
+        return Ok(BackendConfig::Udp(UdpOptions::default()));
+    };
     let kind: String = options
         .get("Type")
         .context("in Backend")?
-        .context("Backend.Type is missing; write \"Type\": \"vxlan\", \"host-gw\" or \"alloc\"")?;
+        .context("Backend.Type is missing; write \"Type\": \"vxlan\", \"host-gw\", \"udp\" or \"alloc\"")?;
     match kind.to_lowercase().as_str() {
         "vxlan" => Ok(BackendConfig::Vxlan(vxlan(&options, ipv6).context("in Backend")?)),
         "host-gw" => Ok(BackendConfig::HostGw),
+        "udp" => {
+            let default = UdpOptions::default();
+            let port = options.get("Port").context("in Backend")?.filter(|port| *port != 0);
+            Ok(BackendConfig::Udp(UdpOptions { port: port.unwrap_or(default.port) }))
+        }
         "alloc" => Ok(BackendConfig::Alloc),
         other if ABSENT.contains(&other) => {
             bail!(
-                "Backend.Type '{other}' is one of flannel's that this version lacks; it has vxlan, host-gw, alloc"
+                "Backend.Type '{other}' is one of flannel's that this version lacks; it has vxlan, host-gw, udp, alloc"
             )
         }
-        _ => bail!("Backend.Type '{kind}' is not one of: vxlan, host-gw, alloc"),
+        _ => bail!("Backend.Type '{kind}' is not one of: vxlan, host-gw, udp, alloc"),
     }
 }
 
@@ -296,6 +320,19 @@ mod tests {
     }
 
     #[test]
+    fn udp_is_what_flannel_takes_where_nothing_is_named() {
+        let table = [
+            (r#"{"Network":"10.1.0.0/16"}"#, 8285),
+            (r#"{"Network":"10.1.0.0/16","Backend":{"Type":"UDP"}}"#, 8285),
+            (r#"{"Network":"10.1.0.0/16","Backend":{"Type":"udp","Port":0}}"#, 8285),
+            (r#"{"Network":"10.1.0.0/16","Backend":{"Type":"udp","Port":7890}}"#, 7890),
+        ];
+        for (text, port) in table {
+            assert_eq!(parse(text).backend, BackendConfig::Udp(UdpOptions { port }), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let table = [
             ("", "not a JSON object"),
@@ -309,7 +346,6 @@ mod tests {
             (r#"{"Network":"10.9.0.0/24","SubnetLen":-1}"#, "SubnetLen is -1"),
             (r#"{"Network":"10.9.0.0/24","EnableIPv4":1}"#, "EnableIPv4 is 1"),
             (r#"{"Network":"10.9.0.0/24","SubnetMin":"fd00::"}"#, "SubnetMin is \"fd00::\""),
-            (r#"{"Network":"10.9.0.0/16"}"#, "Backend is missing"),
             (r#"{"Network":"10.9.0.0/16","Backend":"vxlan"}"#, "Backend is \"vxlan\""),
             (r#"{"Network":"10.9.0.0/16","Backend":{}}"#, "Backend.Type is missing"),
             (r#"{"Network":"10.9.0.0/16","Backend":{"Type":"gre"}}"#, "'gre' is not one of"),

@@ -175,7 +175,7 @@ pub async fn put_missing<T: Table>(
     for ((key, row), result) in plan.put.into_iter().zip(results) {
         match result {
             Ok(()) => {
-                debug!("{} {key:?}: {row:?}", table.name());
+                debug!("{} {}: {row:?}", table.name(), T::label(&key));
                 outcome.put += 1;
                 known.wrote(key, row);
             }
@@ -201,7 +201,7 @@ pub async fn delete<T: Table>(
     for (key, result) in keys.iter().zip(results) {
         match result {
             Ok(()) => {
-                debug!("removed {} {key:?}", table.name());
+                debug!("removed {} {}", table.name(), T::label(key));
                 removed += 1;
                 known.removed(key);
             }
@@ -212,7 +212,7 @@ pub async fn delete<T: Table>(
         }
     }
     if removed > 0 {
-        let first = keys.first().map(|key| format!("{key:?}")).unwrap_or_default();
+        let first = keys.first().map(T::label).unwrap_or_default();
         let others = if removed > 1 { format!(" and {} others", removed - 1) } else { String::new() };
         info!("removed {} {first}{others}, which no lease asks for", table.name());
         outcome.deleted += removed;

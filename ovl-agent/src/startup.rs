@@ -11,7 +11,7 @@ use rtnetlink::Handle;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::{debug, error, info, warn};
 
-use crate::backend::{Backend, HostGw, Vxlan};
+use crate::backend::{Backend, HostGw, Udp, Vxlan};
 use crate::bpf::{AttachmentTable, LoadError, ObjectSource, Pins};
 use crate::cli::{self, Mode, RunArgs};
 use crate::facts::Facts;
@@ -131,6 +131,7 @@ pub async fn backend(
 ) -> Result<Backend> {
     match &network.backend {
         BackendConfig::HostGw => Ok(Backend::HostGw(HostGw)),
+        BackendConfig::Udp(options) => Ok(Backend::Udp(Udp { options: options.clone() })),
         BackendConfig::Alloc => Ok(Backend::Alloc),
         BackendConfig::Vxlan(options) => {
             let macs = underlay.addresses.map(|_, _| Mac::default());
@@ -206,6 +207,7 @@ impl Loading {
             return Ok(Self::None("--mode kernel".to_owned()));
         }
         let reason = match &network.backend {
+            BackendConfig::Udp(_) => Some("the udp backend carries packets in the agent, not in programs"),
             BackendConfig::Alloc => Some("the alloc backend leaves the packets to others"),
             BackendConfig::Vxlan(_) | BackendConfig::HostGw => None,
         };

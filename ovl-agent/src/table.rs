@@ -16,6 +16,9 @@ pub trait Table {
     /// What the rows are, for logs: `route`, `neighbour`.
     fn name(&self) -> &'static str;
 
+    /// What a row is called in logs.
+    fn label(key: &Self::Key) -> String;
+
     /// Lists the rows this agent owns, and no others.
     async fn rows(&mut self) -> Result<BTreeMap<Self::Key, Self::Row>>;
 
@@ -63,6 +66,10 @@ impl Table for Mem {
 
     fn name(&self) -> &'static str {
         "row"
+    }
+
+    fn label(key: &u32) -> String {
+        key.to_string()
     }
 
     async fn rows(&mut self) -> Result<BTreeMap<u32, u32>> {

@@ -9,6 +9,7 @@ use rtnetlink::Handle;
 use tracing::{info, warn};
 
 use crate::backend::{Backend, Desired, RouteKey, bpf_prefix};
+use crate::cli::SourceCheck;
 use crate::family::{ByFamily, Family};
 use crate::fast_path::{Cluster, FastPath, Places};
 use crate::instance::Instance;
@@ -19,6 +20,7 @@ use crate::network::Network;
 use crate::node::Node;
 use crate::reconcile::{History, Known, Outcome, delete, put_missing};
 use crate::table::Table;
+use crate::udp::{Surroundings, UdpPath};
 
 /// The node's tables.
 pub struct Tables {
@@ -30,22 +32,25 @@ pub struct Tables {
     routes: Own<RouteTable>,
     /// Whether routes that a flanneld left have been looked for.
     is_adopted: bool,
+    /// The udp backend's device, workers and peers.
+    pub udp: UdpPath,
     /// The fast path, where it works.
     pub fast_path: Option<FastPath>,
 }
 
 /// A table and what is known of it.
-struct Own<T: Table> {
-    table: T,
-    known: Known<T::Key, T::Row>,
+#[derive(Debug)]
+pub(crate) struct Own<T: Table> {
+    pub(crate) table: T,
+    pub(crate) known: Known<T::Key, T::Row>,
 }
 
 impl<T: Table> Own<T> {
-    fn new(table: T) -> Self {
+    pub(crate) fn new(table: T) -> Self {
         Self { table, known: Known::default() }
     }
 
-    fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> Report {
         Report { name: self.table.name(), rows: self.known.len(), history: self.known.history() }
     }
 }
@@ -86,13 +91,15 @@ impl Tables {
     pub fn new(handle: &Handle, backend: &Backend, network: &Network) -> Self {
         let (devices, ranges) = (backend.devices(), network.ranges());
         let alias = format!("ovl {}", network.name());
+        let tun = if let Backend::Udp(_) = backend { devices.v4.clone() } else { None };
         Self {
             handle: handle.clone(),
-            devices: Own::new(DeviceTable::new(handle.clone(), alias, devices.clone())),
+            devices: Own::new(DeviceTable::new(handle.clone(), alias.clone(), devices.clone())),
             addresses: Own::new(AddressTable::new(handle.clone(), devices.clone(), ranges)),
             neighbours: Own::new(NeighbourTable::new(handle.clone(), devices.clone(), ranges)),
             fdb: Own::new(FdbTable::new(handle.clone(), devices)),
             routes: Own::new(RouteTable::new(handle.clone(), ranges)),
+            udp: UdpPath::new(handle.clone(), alias, tun),
             is_adopted: false,
             fast_path: None,
         }
@@ -106,7 +113,7 @@ impl Tables {
         desired: &Desired,
         cluster: &Cluster<'_>,
         places: &Places<'_>,
-        look: Look,
+        (look, check): (Look, SourceCheck),
     ) -> Outcome {
         let mut outcome = Outcome::default();
         let out = &mut outcome;
@@ -114,6 +121,8 @@ impl Tables {
             self.doubt();
         }
 
+        let around = Surroundings { nodes: cluster.nodes, nodes_unsure: cluster.nodes_unsure, check };
+        let tuns = self.udp.make(node, desired, &around, out).await;
         let devices = put(&mut self.devices, &desired.devices, out).await;
         if out.put > 0 {
             // What hung on a device that was made anew went with the old one.
@@ -137,6 +146,7 @@ impl Tables {
         take(&mut self.neighbours, &unwanted.neighbours, out).await;
         take(&mut self.addresses, &unwanted.addresses, out).await;
         take(&mut self.devices, &devices, out).await;
+        self.udp.remove(&tuns, out).await;
         outcome
     }
 
@@ -181,13 +191,15 @@ impl Tables {
 
     /// What to say of each table.
     pub fn reports(&self) -> Vec<Report> {
-        vec![
+        let udp = self.udp.reports();
+        let others = [
             self.devices.report(),
             self.addresses.report(),
             self.neighbours.report(),
             self.fdb.report(),
             self.routes.report(),
-        ]
+        ];
+        udp.into_iter().chain(others).collect()
     }
 
     /// What is unwanted without the rows of peers whose leases cannot be read: what is there of them stays.
@@ -211,6 +223,7 @@ impl Tables {
     }
 
     fn doubt(&mut self) {
+        self.udp.doubt();
         self.devices.known.doubt();
         self.addresses.known.doubt();
         self.neighbours.known.doubt();

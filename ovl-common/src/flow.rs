@@ -35,11 +35,25 @@ pub struct Flow {
     pub since: u64,
     /// Host-side interface of the pod here; 0 until a packet went to it.
     pub port: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// When the end of its connection was last seen, `CLOCK_MONOTONIC` in units of 2^30 ns; 0 if it was not.
+    pub closed: u32,
 }
 
 const _: () = assert!(size_of::<Flow>() == 96);
+
+impl Flow {
+    /// Nanoseconds of `CLOCK_MONOTONIC` as [`Flow::closed`] has them.
+    #[expect(clippy::cast_possible_truncation, reason = "it wraps after a century")]
+    pub const fn tick(now: u64) -> u32 {
+        let tick = (now >> 30) as u32;
+        if tick == 0 { 1 } else { tick }
+    }
+
+    /// Whether its connection ended a moment ago, two seconds at most: what still comes of it are acknowledgements.
+    pub const fn is_closing(&self, now: u64) -> bool {
+        self.closed != 0 && Self::tick(now).wrapping_sub(self.closed) < 2
+    }
+}
 
 /// One direction of a flow.
 #[repr(C)]

@@ -24,9 +24,30 @@ impl Prefix {
     }
 }
 
+/// As subnets are written: `10.42.7.0/24`.
+impl core::fmt::Display for Prefix {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let address = IpAddr::from(self.address);
+        let grown = if address.is_ipv4() { IPV4_BITS } else { 0 };
+        write!(f, "{address}/{}", self.bits.saturating_sub(grown))
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    extern crate std;
+    use std::string::ToString as _;
+
     use super::*;
+
+    #[test]
+    fn a_prefix_is_written_as_subnets_are() {
+        for text in ["10.42.7.0/24", "fd77:0:0:5::/64", "0.0.0.0/0"] {
+            let (address, length) = text.split_once('/').expect(text);
+            let prefix = Prefix::new(address.parse().expect(text), length.parse().expect(text));
+            assert_eq!(prefix.to_string(), text);
+        }
+    }
 
     #[test]
     fn an_ipv4_prefix_grows_by_the_mapped_bits() {

@@ -84,6 +84,7 @@ reasons! {
     Ttl "ttl" "A TTL or hop limit of 1 or 0: the kernel answers it.",
     Protocol "protocol" "Neither TCP, UDP nor ICMP echo.",
     TcpFlags "tcp_flags" "A TCP packet with SYN, FIN or RST: the connection changes its state.",
+    Closing "closing" "The connection of an accepted packet is just ending: it teaches nothing.",
     StrictConntrack "strict_conntrack" "TCP, which conntrack would call invalid after the fast path: nf_conntrack_tcp_be_liberal is 0.",
     NotOverlay "not_overlay" "The destination is in no peer's subnet.",
     UnknownSource "unknown_source" "The source is no known endpoint on this interface.",

@@ -141,8 +141,14 @@ pub struct Tcp {
 }
 
 impl Tcp {
-    /// FIN, SYN and RST: the packets that change a connection's state.
-    pub const STATE_FLAGS: u8 = 0x01 | 0x02 | 0x04;
+    /// No more data (RFC 9293 section 3.1, as the others).
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset the connection.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement field counts.
+    pub const ACK: u8 = 0x10;
 }
 
 /// The first eight bytes of an ICMP echo (RFC 792) or an ICMPv6 echo (RFC 4443 section 4).

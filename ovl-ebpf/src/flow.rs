@@ -8,7 +8,7 @@
 use ovl_common::{FastPath, Flow, FlowKey, Reason};
 
 use crate::active::Active;
-use crate::inspect::Inner;
+use crate::inspect::{Inner, Step};
 use crate::tables::Tables;
 
 /// Which way a packet goes, seen from the pod here.
@@ -47,7 +47,8 @@ pub fn key(direction: Direction, inner: &Inner) -> FlowKey {
 
 /// Whether a packet may take the fast path, as far as its flow is concerned. One that begins or ends a connection may
 /// not, and what was known of the flow ends with it: conntrack follows the rest, and the next connection between the
-/// same ports is another.
+/// same ports is another. The row of a connection that ends stays, empty, for its last acknowledgements: they would only
+/// write it again.
 #[inline(always)]
 pub fn admit<T: Tables>(
     tables: &T,
@@ -57,9 +58,14 @@ pub fn admit<T: Tables>(
     inner: &Inner,
 ) -> Result<(), Reason> {
     let is_verified = active.config.fast_path == FastPath::Verified as u32;
-    if inner.changes_state {
+    let step = inner.step();
+    if step != Step::Go {
         if is_verified {
-            tables.forget_flow(&key(direction, inner));
+            match step {
+                Step::Break => tables.forget_flow(&key(direction, inner)),
+                Step::Close => tables.close_flow(&key(direction, inner), Flow::tick(active.now)),
+                Step::Accept | Step::Go => {}
+            }
         }
         return Err(Reason::TcpFlags);
     }
@@ -113,12 +119,18 @@ pub fn accept<T: Tables>(
     port: u32,
     inner: &Inner,
 ) -> Reason {
-    if inner.changes_state {
+    // What accepts a connection has been accepted in its own direction, as what follows it.
+    if matches!(inner.step(), Step::Break | Step::Close) {
         return Reason::TcpFlags;
     }
     let config = active.config;
     let key = key(direction, inner);
-    let mut flow = tables.flow(&key).unwrap_or_default();
+    let known = tables.flow(&key);
+    if known.is_some_and(|flow| flow.is_closing(active.now)) {
+        return Reason::Closing;
+    }
+    // Later one side has closed, and the other goes on.
+    let mut flow = known.filter(|flow| flow.closed == 0).unwrap_or_default();
     if port != 0 && flow.port != port {
         if flow.port != 0 {
             // Another pod has the address now: what its predecessor was allowed is not its to use.

@@ -24,8 +24,8 @@ pub struct Inner {
     pub source_port: [u8; 2],
     /// Port of the receiver, network byte order.
     pub destination_port: [u8; 2],
-    /// Whether it begins or ends a connection: TCP with SYN, FIN or RST.
-    pub changes_state: bool,
+    /// Flags of TCP; 0 of anything else.
+    pub tcp_flags: u8,
     /// Whether the transport checksum covers the packet, so that the packet's own sum is known without reading it.
     pub has_checksum: bool,
     /// DSCP and ECN.
@@ -34,6 +34,33 @@ pub struct Inner {
     pub length: usize,
     /// The same of the largest packet that will be on the wire.
     pub wire_length: usize,
+}
+
+/// What a packet does to its connection. All but the last are conntrack's to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Begins it, or breaks it off: TCP with SYN or RST. What was known of the flow is void.
+    Break,
+    /// Accepts it: TCP with SYN and ACK.
+    Accept,
+    /// Ends it: TCP with FIN.
+    Close,
+    /// Goes on with it.
+    Go,
+}
+
+impl Inner {
+    /// What it does to its connection.
+    #[inline(always)]
+    pub fn step(&self) -> Step {
+        const CHANGES: u8 = Tcp::SYN | Tcp::FIN | Tcp::RST;
+        match self.tcp_flags & CHANGES {
+            0 => Step::Go,
+            Tcp::FIN => Step::Close,
+            Tcp::SYN if self.tcp_flags & Tcp::ACK != 0 => Step::Accept,
+            _ => Step::Break,
+        }
+    }
 }
 
 /// What may follow the IP packet in its frame.
@@ -50,7 +77,7 @@ struct Transport {
     header: usize,
     source_port: [u8; 2],
     destination_port: [u8; 2],
-    changes_state: bool,
+    tcp_flags: u8,
     has_checksum: bool,
 }
 
@@ -91,7 +118,7 @@ pub fn inspect<I: IpHeader, P: Packet>(
         protocol: ip.protocol(),
         source_port: transport.source_port,
         destination_port: transport.destination_port,
-        changes_state: transport.changes_state,
+        tcp_flags: transport.tcp_flags,
         has_checksum: transport.has_checksum,
         tos: ip.tos(),
         length,
@@ -137,7 +164,7 @@ fn tcp(tcp: &Tcp, config: &Config) -> Result<Transport, Reason> {
         header,
         source_port: tcp.source,
         destination_port: tcp.destination,
-        changes_state: tcp.flags & Tcp::STATE_FLAGS != 0,
+        tcp_flags: tcp.flags,
         has_checksum: true,
     })
 }
@@ -150,7 +177,7 @@ fn udp<I: IpHeader>(udp: &Udp, length: usize) -> Transport {
         header: size_of::<Udp>(),
         source_port: udp.source,
         destination_port: udp.destination,
-        changes_state: false,
+        tcp_flags: 0,
         has_checksum: is_whole && (!I::UDP_CHECKSUM_OPTIONAL || udp.checksum != [0; 2]),
     }
 }
@@ -174,7 +201,7 @@ fn echo<I: IpHeader>(echo: &IcmpEcho) -> Result<Transport, Reason> {
         header: size_of::<IcmpEcho>(),
         source_port,
         destination_port,
-        changes_state: false,
+        tcp_flags: 0,
         has_checksum: true,
     })
 }

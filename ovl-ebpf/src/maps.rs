@@ -145,6 +145,14 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn close_flow(&self, key: &FlowKey, tick: u32) {
+        let Some(row) = OVL_FLOWS.get_ptr_mut(key) else { return };
+        // SAFETY: as for `use_flow`. A row that has become another flow's meanwhile has that one ask netfilter again.
+        let flow = unsafe { &mut *row };
+        (flow.out.until, flow.into.until, flow.closed) = (0, 0, tick);
+    }
+
+    #[inline(always)]
     fn forget_flow(&self, key: &FlowKey) {
         // Absent is as good.
         let _absent = OVL_FLOWS.remove(key);

@@ -275,32 +275,66 @@ mod tests {
         assert_eq!((send(8), send(0)), (Reason::Forwarded, Reason::NoFlow), "we ask; the peer may not");
     }
 
+    fn tcp(frame: &mut Frame, flags: u8) {
+        frame.change::<Ipv4>(IP, |ip| {
+            ip.protocol = 6;
+            ip.checksum = ip.computed_checksum();
+        });
+        frame.bytes[IP + 32..IP + 34].copy_from_slice(&[0x50, flags]);
+    }
+
+    /// What becomes of a TCP packet that netfilter accepted.
+    fn accepted(tables: &Mem, flags: u8) -> Reason {
+        let mut frame = to_tunnel(Family::V4, OVERLAY);
+        frame.mark = MARK;
+        tcp(&mut frame, flags);
+        to_overlay(&mut frame, tables).reason()
+    }
+
+    fn sent(tables: &Mem, flags: u8) -> Reason {
+        let mut frame = from_pod_frame_of(Family::V4);
+        tcp(&mut frame, flags);
+        egress::from_pod(&mut frame, tables).reason()
+    }
+
     #[test]
-    fn a_connection_that_ends_is_forgotten() {
+    fn a_connection_that_begins_or_breaks_is_forgotten() {
         let tables = verified(Travel::Vxlan);
-        let tcp = |frame: &mut Frame, flags: u8| {
-            frame.change::<Ipv4>(IP, |ip| {
-                ip.protocol = 6;
-                ip.checksum = ip.computed_checksum();
-            });
-            frame.bytes[IP + 32..IP + 34].copy_from_slice(&[0x50, flags]);
-        };
-        let mut accepted = to_tunnel(Family::V4, OVERLAY);
-        accepted.mark = MARK;
-        tcp(&mut accepted, 0x10);
-        assert_eq!(to_overlay(&mut accepted, &tables).reason(), Reason::Verified);
-        for flags in [0x02, 0x11, 0x04] {
+        assert_eq!(accepted(&tables, 0x10), Reason::Verified);
+        for flags in [0x02, 0x04, 0x14, 0x13, 0x17] {
             assert_eq!(tables.flows().len(), 1, "flags {flags:#x}");
-            let mut last = from_pod_frame_of(Family::V4);
-            tcp(&mut last, flags);
-            assert_eq!(egress::from_pod(&mut last, &tables).reason(), Reason::TcpFlags);
+            assert_eq!(sent(&tables, flags), Reason::TcpFlags);
             assert_eq!(tables.flows(), [], "flags {flags:#x}");
-            let mut marked = to_tunnel(Family::V4, OVERLAY);
-            marked.mark = MARK;
-            tcp(&mut marked, flags);
-            assert_eq!(to_overlay(&mut marked, &tables).reason(), Reason::TcpFlags, "and teaches nothing");
-            accepted.mark = MARK;
-            assert_eq!(to_overlay(&mut accepted, &tables).reason(), Reason::Verified);
+            assert_eq!(accepted(&tables, flags), Reason::TcpFlags, "and teaches nothing");
+            assert_eq!(accepted(&tables, 0x10), Reason::Verified);
         }
+    }
+
+    #[test]
+    fn a_connection_that_is_accepted_is_verified_in_that_direction() {
+        let tables = verified(Travel::Vxlan);
+        assert_eq!(sent(&tables, 0x12), Reason::TcpFlags, "conntrack has to see it");
+        assert_eq!(accepted(&tables, 0x12), Reason::Verified);
+        assert_eq!(sent(&tables, 0x10), Reason::OneWay);
+    }
+
+    #[test]
+    fn a_connection_that_ends_is_fast_no_more_and_its_last_packets_teach_nothing() {
+        const SECOND: u64 = 1 << 30;
+        let mut tables = verified(Travel::Vxlan);
+        tables.config = tables.config.map(|config| Config { deadline: u64::MAX, ..config });
+        tables.now = 70 * SECOND;
+        assert_eq!(sent(&tables, 0x11), Reason::TcpFlags);
+        assert_eq!(tables.flows(), [], "what is not known need not be closed");
+        assert_eq!(accepted(&tables, 0x10), Reason::Verified);
+        assert_eq!(sent(&tables, 0x11), Reason::TcpFlags);
+        assert_eq!(accepted(&tables, 0x11), Reason::TcpFlags);
+        assert_eq!(accepted(&tables, 0x10), Reason::Closing);
+        assert_eq!(sent(&tables, 0x10), Reason::NoFlow);
+        tables.now += 2 * SECOND;
+        assert_eq!(accepted(&tables, 0x10), Reason::Verified, "one side has closed, the other goes on");
+        assert_eq!(sent(&tables, 0x11), Reason::TcpFlags);
+        assert_eq!(sent(&tables, 0x02), Reason::TcpFlags);
+        assert_eq!(accepted(&tables, 0x12), Reason::Verified, "another connection between the same ports");
     }
 }

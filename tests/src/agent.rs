@@ -209,13 +209,17 @@ impl Agent {
         serde_json::from_str(&text).context("parse what `ovl-agent status --json` says")
     }
 
+    /// What the programs counted until now.
+    pub fn counters(&self) -> Result<Counters> {
+        match self.status()?.get_mut("counters").map(Value::take) {
+            Some(Value::Array(rows)) => Ok(Counters(rows)),
+            _ => bail!("the status has no counters"),
+        }
+    }
+
     /// What the programs counted: packets of `program` that ended with `reason`.
     pub fn counter(&self, program: &str, reason: &str) -> Result<u64> {
-        let status = self.status()?;
-        let counters =
-            status.get("counters").and_then(Value::as_array).context("the status has no counters")?;
-        let named = |row: &&Value| row["program"] == program && row["reason"] == reason;
-        Ok(counters.iter().filter(named).filter_map(|row| row["packets"].as_u64()).sum())
+        Ok(self.counters()?.packets(program, reason))
     }
 
     /// The subnet the agent wrote for the CNI plugin.
@@ -277,6 +281,18 @@ impl Agent {
             return Ok(false);
         }
         Ok(self.status()?.get("ready") == Some(&Value::Bool(true)))
+    }
+}
+
+/// What an agent's programs counted up to some moment.
+#[derive(Clone, Debug)]
+pub struct Counters(Vec<Value>);
+
+impl Counters {
+    /// Packets of `program` that ended with `reason`.
+    pub fn packets(&self, program: &str, reason: &str) -> u64 {
+        let named = |row: &&Value| row["program"] == program && row["reason"] == reason;
+        self.0.iter().filter(named).filter_map(|row| row["packets"].as_u64()).sum()
     }
 }
 

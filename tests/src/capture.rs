@@ -45,7 +45,7 @@ impl Capture {
     }
 }
 
-/// A finished capture, read by tshark with UDP port 8472 as VXLAN.
+/// A finished capture, read by tshark with UDP port 8472 as VXLAN and 8285 as bare IP packets.
 #[derive(Debug)]
 pub struct Pcap {
     file: PathBuf,
@@ -109,8 +109,11 @@ impl Pcap {
     }
 
     fn tshark(&self, filter: &str) -> Cmd {
-        let command =
-            Cmd::host("tshark").arg("-n").arg("-r").arg(&self.file).words("-d udp.port==8472,vxlan");
+        let command = Cmd::host("tshark")
+            .arg("-n")
+            .arg("-r")
+            .arg(&self.file)
+            .words("-d udp.port==8472,vxlan -d udp.port==8285,ip");
         let command = ["ip", "tcp", "udp"]
             .iter()
             .fold(command, |command, layer| command.arg("-o").arg(format!("{layer}.check_checksum:TRUE")));

@@ -147,7 +147,10 @@ fn add_device(node: &Node, local: IpAddr, options: &str) -> Result<()> {
     netns.ip(&format!(
         "link add {name} mtu {mtu} txqueuelen 0 type vxlan id 1 local {local} dev eth0 {options}"
     ))?;
-    netns.sysctl(&[&format!("net.ipv6.conf.{}.accept_ra=0", name.replace('.', "/"))])?;
+    // A device too narrow for IPv6 has nothing of it.
+    if mtu >= 1280 {
+        netns.sysctl(&[&format!("net.ipv6.conf.{}.accept_ra=0", name.replace('.', "/"))])?;
+    }
     netns.ip(&format!("link set {name} up"))?;
     Ok(())
 }

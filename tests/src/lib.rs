@@ -38,6 +38,7 @@ pub mod echo;
 pub mod etcd;
 pub mod families;
 pub mod firewall;
+pub mod flannel_udp;
 pub mod flow;
 pub mod interrupt;
 pub mod kernel_vtep;

@@ -112,7 +112,11 @@ fn wait_for_port(node: &Netns, interface: &str) -> Result<()> {
 
 /// Tells the neighbours the new pod's MAC address, as the bridge plugin does: they may remember an earlier pod's.
 pub fn announce(pod: &Netns) -> Result<()> {
-    pod.sysctl(&["net.ipv4.conf.eth0.arp_notify=1", "net.ipv6.conf.eth0.ndisc_notify=1"])?;
+    pod.sysctl(&["net.ipv4.conf.eth0.arp_notify=1"])?;
+    // A device too narrow for IPv6 has nothing of it.
+    if links::mtu(pod, "eth0")? >= 1280 {
+        pod.sysctl(&["net.ipv6.conf.eth0.ndisc_notify=1"])?;
+    }
     // The kernel announces an address when it is set, also when it is the one the device already has.
     pod.ip(&format!("link set eth0 address {}", links::mac(pod, "eth0")?))?;
     Ok(())

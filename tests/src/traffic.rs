@@ -1,17 +1,29 @@
-//! Traffic between pods: single pings, transfers compared by hash, a TCP stream, request/response, and traffic in the
-//! background of a restart. To pods by their first address, or to a [`Destination`] of either family.
+//! Traffic between pods: single pings, transfers compared by hash, streams, floods, requests and answers, connections
+//! that come and go, and traffic in the background of a restart. To pods by their first address, or to a [`Destination`] of either family.
 
 mod destination;
+mod ends;
+mod flood;
 mod integrity;
+mod iperf3;
 mod latency;
+mod many;
+mod openings;
 mod ping;
 mod stream;
+mod timing;
 
 pub use destination::Destination;
+pub use ends::{Ends, Placement, Protocol, Spinners};
+pub use flood::{Flood, udp_flood};
 pub use integrity::{tcp_intact, udp_intact};
-pub use latency::{RequestResponse, tcp_request_response};
-pub use ping::{PingInBackground, PingSummary, ping, ping_all_pairs, ping_fragments, ping_packet};
-pub use stream::{Stream, StreamInBackground, tcp_stream, tcp_transfer};
+pub use latency::{RequestResponse, request_response};
+pub use many::many_requests;
+pub use openings::{Openings, open_and_close};
+pub use ping::{
+    PingInBackground, PingSummary, ping, ping_all_pairs, ping_burst, ping_fragments, ping_packet,
+};
+pub use stream::{Stream, StreamInBackground, tcp_stream, tcp_streams, tcp_transfer};
 
 use std::net::SocketAddr;
 use std::time::Duration;

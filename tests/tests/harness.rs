@@ -11,7 +11,9 @@ use ovl_tests::netns;
 use ovl_tests::pod::Pod;
 use ovl_tests::subnet::SubnetEnv;
 use ovl_tests::topology::Topology;
-use ovl_tests::traffic::{self, Destination, PingInBackground, StreamInBackground};
+use ovl_tests::traffic::{
+    self, Destination, Ends, PingInBackground, Placement, Protocol, StreamInBackground,
+};
 use ovl_tests::wait::wait_for;
 use ovl_tests::{command::Cmd, links};
 
@@ -69,8 +71,9 @@ fn traffic_between_two_nodes_is_measured() {
     let summary = ping.stop().unwrap();
     assert!(summary.received > 5 && summary.lost() == 0, "{summary:?}");
 
-    let answers = traffic::tcp_request_response(client, server, 1).unwrap();
-    assert!(answers.one_way_micros > 1.0 && answers.requests > 1000, "{answers:?}");
+    let answers =
+        traffic::request_response(Ends::pods(client, server), Protocol::Tcp, Placement::OneCore, 1).unwrap();
+    assert!(answers.mean_micros > 1.0 && answers.requests > 1000, "{answers:?}");
 }
 
 #[test]

@@ -2,18 +2,18 @@
 
 mod cluster;
 mod measure;
-mod path;
 mod report;
 mod state;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
+use ovl_tests::traffic;
 
-use crate::demo::cluster::Cluster;
 use crate::demo::measure::Measurement;
 use crate::demo::state::State;
+use crate::overlay::{Backend, Mode};
 use crate::{machine, release, setup, shell};
 
 /// Options of `demo`.
@@ -28,9 +28,10 @@ pub(crate) struct Options {
     /// How packets travel between the nodes.
     #[arg(long, value_enum, default_value_t = Backend::Vxlan)]
     backend: Backend,
-    /// Who moves the packets: BPF programs (compared with the kernel), or the kernel alone.
-    #[arg(long, value_enum, default_value_t = Mode::Ebpf)]
-    mode: Mode,
+    /// Who moves the packets: BPF programs (compared with the kernel), which is the default where the backend has them,
+    /// or the kernel alone.
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
     /// How often to measure; the table shows medians.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=100))]
     rounds: u8,
@@ -42,6 +43,13 @@ pub(crate) struct Options {
     remove: bool,
 }
 
+impl Options {
+    /// The mode that was asked for, or the best that the backend has.
+    fn mode(&self) -> Mode {
+        self.mode.unwrap_or(if self.backend == Backend::Udp { Mode::Kernel } else { Mode::Ebpf })
+    }
+}
+
 /// The stores the demo can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum StoreKind {
@@ -51,30 +59,16 @@ enum StoreKind {
     Etcd,
 }
 
-/// The backends the demo can use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Backend {
-    /// VXLAN on UDP port 8472.
-    Vxlan,
-    /// Plain routes: all nodes share a network.
-    HostGw,
-}
-
-/// Who moves the packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Mode {
-    /// The BPF programs.
-    Ebpf,
-    /// The kernel's devices, routing and netfilter.
-    Kernel,
-}
-
 /// Runs the demo, or removes an earlier one.
 pub(crate) fn run(options: &Options) -> Result<()> {
     machine::require_root("the demo")?;
     if options.remove {
         return state::remove();
     }
+    ensure!(
+        options.backend != Backend::Udp || options.mode() == Mode::Kernel,
+        "the udp backend has no eBPF mode: its packets are carried by the agents; leave --mode out"
+    );
     let agent = prepare(options)?;
     let state = State::begin()?;
     match show(options, agent, &state) {
@@ -83,7 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             println!(
                 "demo ok: {} nodes, {pairs} pod pairs reachable, mode {}",
                 options.nodes,
-                options.mode.name()
+                options.mode().name()
             );
             Ok(())
         }
@@ -113,14 +107,14 @@ fn show(options: &Options, agent: PathBuf, state: &State) -> Result<usize> {
         options.store.name(),
         options.backend.name()
     ));
-    let mut cluster = Cluster::start(options, agent, state)?;
+    let mut cluster = cluster::start(options, agent, state)?;
     report::leases(&cluster)?;
 
-    let pairs = cluster.ping_all()?;
-    println!("    mode {}: {pairs} pod pairs reachable", options.mode.name());
+    let pairs = traffic::ping_all_pairs(cluster.pods())?;
+    println!("    mode {}: {pairs} pod pairs reachable", options.mode().name());
     let measurement = Measurement::run(&mut cluster, options)?;
     report::figures(&measurement, options.backend);
-    measurement.verify(options.backend)?;
+    measurement.verify()?;
 
     if options.keep {
         report::look_around(&cluster);
@@ -134,33 +128,6 @@ impl StoreKind {
         match self {
             Self::Dir => "dir",
             Self::Etcd => "etcd",
-        }
-    }
-}
-
-impl Backend {
-    /// As the network config spells it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Vxlan => "vxlan",
-            Self::HostGw => "host-gw",
-        }
-    }
-}
-
-impl Mode {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Ebpf => "ebpf",
-            Self::Kernel => "kernel",
-        }
-    }
-
-    /// The agent's flags. Strict, so that no fallback passes for the real thing.
-    pub(crate) fn flags(self) -> &'static str {
-        match self {
-            Self::Ebpf => "--mode ebpf --strict",
-            Self::Kernel => "--mode kernel",
         }
     }
 }

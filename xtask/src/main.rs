@@ -1,11 +1,17 @@
 //! What a person or CI types: `cargo xtask …`.
 
+mod bench;
 mod ci;
+mod cluster;
 mod demo;
 mod ebpf;
 mod kernels;
+mod log;
 mod machine;
 mod median;
+mod overlay;
+mod path;
+mod peer;
 mod probe;
 mod release;
 mod remedy;
@@ -34,13 +40,15 @@ enum Task {
     BuildEbpf(ebpf::Options),
     /// Starts nodes, pods and agents on this machine, shows that they reach each other, and measures how fast.
     Demo(demo::Options),
+    /// Measures how fast pods talk, beside the kernel alone and the bare network.
+    Bench(bench::Options),
     /// Measures what the control plane costs with thousands of leases in etcd.
     Scale(scale::Options),
     /// Runs the tests, everything unless told.
     Test(test::Options),
     /// Runs the tests of what kernels differ in on Debian's kernels, booted in QEMU.
     Kernels(kernels::Options),
-    /// Runs what CI runs: format, lints, documentation, tests, a short demo.
+    /// Runs what CI runs: format, lints, documentation, tests, a short demo, a tiny benchmark.
     Ci,
 }
 
@@ -49,6 +57,7 @@ fn main() -> ExitCode {
     let done = ovl_tests::interrupt::catch_signals().and_then(|()| match arguments.task {
         Task::BuildEbpf(options) => ebpf::run(&options),
         Task::Demo(options) => demo::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Scale(options) => scale::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Kernels(options) => kernels::run(&options),

@@ -9,8 +9,8 @@ mod fill;
 mod first_sync;
 mod idle;
 mod lease_change;
+mod marks;
 mod monitor;
-mod peer;
 mod process;
 mod report;
 mod site;
@@ -18,14 +18,14 @@ mod site;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::demo::{Backend, Mode};
+use crate::overlay::{Backend, Mode};
+use crate::peer::Overlay;
 use crate::scale::figures::Figures;
-use crate::scale::peer::Overlay;
 use crate::setup::Tool;
-use crate::{machine, release, setup, shell};
+use crate::{machine, peer, release, setup, shell};
 
 /// What reads etcd's own metrics.
 const METRICS: &[Tool] = &[("curl", "curl")];
@@ -67,6 +67,10 @@ pub(crate) struct Options {
 /// Measures.
 pub(crate) fn run(options: &Options) -> Result<()> {
     machine::require_root("the benchmark")?;
+    ensure!(
+        !options.backend.contains(&Backend::Udp),
+        "peers of the udp backend are no matter of the kernel, which says when rows are there: leave it out"
+    );
     setup::ensure(&[setup::NETWORK, setup::ETCD, METRICS])?;
     let agent = match &options.agent {
         Some(agent) => agent.canonicalize().with_context(|| format!("find {}", agent.display()))?,

@@ -99,7 +99,8 @@ fn cargo_test(what: &str, targets: &str, harness_flags: &str, filter: Option<&st
     shell::run(&mut command)
 }
 
-fn name_artifacts(command: &mut Command) {
+/// Tells the tests where the built things are.
+pub(crate) fn name_artifacts(command: &mut Command) {
     command.env(artifacts::AGENT_VARIABLE, artifacts::target().join("debug/ovl-agent"));
     command.env(artifacts::BPF_OBJECT_VARIABLE, artifacts::target().join("ovl.bpf.o"));
 }

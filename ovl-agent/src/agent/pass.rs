@@ -78,7 +78,7 @@ impl Agent {
         let (on_link, problems) = self.on_link(&interfaces).await;
         errors.extend(problems);
         let mut desired = self.backend.desired(&self.node, &self.network, &self.view, &on_link);
-        let peer_subnets = desired.routes.len();
+        let peer_subnets = desired.routes.len().max(desired.udp_peers.len());
         if self.args.ip_blackhole_route {
             let own = self
                 .node
@@ -105,13 +105,15 @@ impl Agent {
         let tunnels = self.backend.tunnels(self.node.underlay.mtu);
         let cluster = Cluster {
             remotes: &desired.remotes,
+            kept: &desired.kept,
             nodes: &self.other_nodes(),
             nodes_unsure: !self.rejected_items.is_empty(),
             remotes_withheld: false,
             tunnels: &tunnels,
         };
         let places = Places { pods: &pods, overlay: &overlay };
-        let outcome = self.tables.make(&self.node, &desired, &cluster, &places, look).await;
+        let outcome =
+            self.tables.make(&self.node, &desired, &cluster, &places, (look, self.args.source_check)).await;
         self.tables.adopt(&self.network, &desired, &self.former_ranges).await;
         self.changes_in_a_row = if outcome.changed() { self.changes_in_a_row.saturating_add(1) } else { 0 };
         if outcome.changed() {

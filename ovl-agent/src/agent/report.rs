@@ -21,7 +21,7 @@ impl Agent {
         let (counters, failure) = match &self.tables.fast_path {
             None => (Vec::new(), None),
             Some(fast_path) => match fast_path.counters() {
-                Ok(counters) => (counters, None),
+                Ok(counters) => (counters.into_iter().map(CounterFacts::from).collect(), None),
                 Err(error) => (Vec::new(), Some(format!("{error:#}"))),
             },
         };
@@ -55,7 +55,7 @@ impl Agent {
             tables: self.tables.reports().iter().map(TableFacts::from).collect(),
             peers: self.peer_facts(),
             rejected: self.rejected_facts(),
-            counters: counters.into_iter().map(CounterFacts::from).collect(),
+            counters: self.tables.udp.counters().into_iter().chain(counters).collect(),
             last_error: errors.first().cloned(),
             errors,
         }

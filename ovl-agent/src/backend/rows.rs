@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use ovl_common::{Mac, Prefix, Remote};
 
-use crate::family::Family;
+use crate::family::{ByFamily, Family};
 use crate::lease::LeaseKey;
 
 /// A VXLAN device as it should be.
@@ -32,6 +32,19 @@ pub struct VxlanDevice {
     pub gbp: bool,
     /// Whether it takes packets over IPv6 whose UDP checksum is zero (RFC 6935).
     pub zero_checksums: bool,
+}
+
+/// A TUN device as it should be, with the sockets behind it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TunDevice {
+    /// Largest packet, bytes.
+    pub mtu: u32,
+    /// UDP port, ours and the peers'.
+    pub port: u16,
+    /// The addresses that datagrams are sent from and taken at.
+    pub local: ByFamily<IpAddr>,
+    /// The largest packet that the underlay carries in one piece, by the family of its outer header, bytes.
+    pub largest: ByFamily<u32>,
 }
 
 /// Which route: the kernel keeps several to one range, told apart by their metrics.
@@ -78,6 +91,8 @@ pub enum Route {
         /// Whether the next hop is taken to be on the link without an address saying so.
         onlink: bool,
     },
+    /// Into a device that has no neighbours.
+    Device(Arc<str>),
     /// What no more specific route takes is dropped.
     Blackhole,
 }
@@ -88,6 +103,10 @@ pub enum Route {
 pub struct Desired {
     /// Devices by name.
     pub devices: BTreeMap<String, VxlanDevice>,
+    /// TUN devices by name.
+    pub tuns: BTreeMap<String, TunDevice>,
+    /// Where packets out of a TUN device go: the peers' subnets and nodes.
+    pub udp_peers: BTreeMap<IpNet, IpAddr>,
     /// Addresses of the overlay devices, by device.
     #[expect(clippy::zero_sized_map_values, reason = "a table's rows are a map; these are all key")]
     pub addresses: BTreeMap<(Family, IpNet), ()>,

@@ -61,7 +61,7 @@ impl Backend {
     /// Why there is none, as a sentence about the lease.
     pub fn way(&self, inner: Family, attrs: &LeaseAttrs, here: &Here<'_>) -> Result<Way, String> {
         let is_usable = |family: Family| match self {
-            Self::Vxlan(_) => true,
+            Self::Vxlan(_) | Self::Udp(_) => true,
             Self::HostGw(_) | Self::Alloc => can_route(inner, family),
         };
         let only = |ends: ByFamily<IpAddr>| {
@@ -76,7 +76,7 @@ impl Backend {
             Self::Vxlan(vxlan) if vxlan.options.direct_routing && can_route(inner, Family::of(node)) => {
                 here.on_link.get(&node).cloned()
             }
-            Self::Vxlan(_) | Self::Alloc => None,
+            Self::Vxlan(_) | Self::Udp(_) | Self::Alloc => None,
         };
         Ok(Way { node, link })
     }

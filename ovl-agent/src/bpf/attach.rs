@@ -354,6 +354,10 @@ impl Table for Attaching<'_> {
         "tc attachment"
     }
 
+    fn label(hook: &Hook) -> String {
+        format!("of {} to interface {}", hook.program.name(), hook.ifindex)
+    }
+
     async fn rows(&mut self) -> Result<BTreeMap<Hook, Attachment>> {
         let mut rows = BTreeMap::new();
         let hooks: Vec<Hook> = self.table.held.keys().copied().collect();

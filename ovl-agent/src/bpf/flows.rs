@@ -42,6 +42,8 @@ impl FlowMap {
 
     /// Every flow; one that comes or goes meanwhile may or may not be there.
     pub fn rows(&self) -> impl Iterator<Item = (FlowKey, Flow)> {
-        self.0.iter().filter_map(Result::ok).map(|(Abi(key), Abi(flow))| (key, flow))
+        let rows = self.0.iter().filter_map(Result::ok).map(|(Abi(key), Abi(flow))| (key, flow));
+        // Of a connection that ended.
+        rows.filter(|(_, flow)| flow.closed == 0)
     }
 }

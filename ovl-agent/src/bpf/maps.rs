@@ -1,6 +1,7 @@
 //! The maps as tables.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -27,6 +28,10 @@ impl Table for RemoteTable<'_> {
 
     fn name(&self) -> &'static str {
         "BPF lease"
+    }
+
+    fn label(prefix: &Prefix) -> String {
+        prefix.to_string()
     }
 
     async fn rows(&mut self) -> Result<BTreeMap<Prefix, Remote>> {
@@ -62,6 +67,10 @@ impl Table for NodeTable<'_> {
         "BPF node"
     }
 
+    fn label(node: &IpKey) -> String {
+        IpAddr::from(*node).to_string()
+    }
+
     async fn rows(&mut self) -> Result<BTreeMap<IpKey, ()>> {
         let rows = self.0.keys().map(|key| {
             let Abi(address) = key.context("cannot read the BPF node map")?;
@@ -73,13 +82,12 @@ impl Table for NodeTable<'_> {
     async fn put(&mut self, address: &IpKey, (): &()) -> Result<()> {
         self.0
             .insert(Abi(*address), 1, 0)
-            .with_context(|| format!("cannot write node {} to its BPF map", std::net::IpAddr::from(*address)))
+            .with_context(|| format!("cannot write node {} to its BPF map", IpAddr::from(*address)))
     }
 
     async fn delete(&mut self, address: &IpKey) -> Result<()> {
-        absent_is_success(self.0.remove(&Abi(*address))).with_context(|| {
-            format!("cannot remove node {} from its BPF map", std::net::IpAddr::from(*address))
-        })
+        absent_is_success(self.0.remove(&Abi(*address)))
+            .with_context(|| format!("cannot remove node {} from its BPF map", IpAddr::from(*address)))
     }
 }
 
@@ -92,6 +100,10 @@ impl Table for PortTable<'_> {
 
     fn name(&self) -> &'static str {
         "BPF port"
+    }
+
+    fn label(ifindex: &u32) -> String {
+        format!("of interface {ifindex}")
     }
 
     async fn rows(&mut self) -> Result<BTreeMap<u32, Port>> {
@@ -139,6 +151,10 @@ impl Table for StateTable<'_> {
 
     fn name(&self) -> &'static str {
         "BPF configuration"
+    }
+
+    fn label((): &()) -> String {
+        String::new()
     }
 
     async fn rows(&mut self) -> Result<BTreeMap<(), Config>> {

@@ -25,10 +25,10 @@ impl Device {
         self.is_ours() || (flannel && self.is_flannels())
     }
 
-    /// A VXLAN device with the alias that `DeviceTable` sets: `ovl` and the network.
+    /// A VXLAN or TUN device with the alias that the tables set: `ovl` and the network.
     fn is_ours(&self) -> bool {
         let network = self.alias.strip_prefix("ovl ").map(str::parse::<IpNet>);
-        self.kind == Some(InfoKind::Vxlan) && matches!(network, Some(Ok(_)))
+        matches!(self.kind, Some(InfoKind::Vxlan | InfoKind::Tun)) && matches!(network, Some(Ok(_)))
     }
 
     /// A device with a name that flanneld gives, and of the kind that it makes (FLANNEL.md 5).
@@ -122,6 +122,7 @@ mod tests {
             ("flannel.1", "ovl 10.42.0.0/16", Vxlan, true, true),
             ("flannel-v6.1", "ovl fd42::/48", Vxlan, true, true),
             ("renamed", "ovl 10.42.0.0/16", Vxlan, true, false),
+            ("flannel0", "ovl 10.42.0.0/16", Tun, true, true),
             ("flannel.1", "", Vxlan, false, true),
             ("flannel.4096", "somebody's", Vxlan, false, true),
             ("flannel-v6.7", "", Vxlan, false, true),

@@ -72,6 +72,10 @@ impl Table for AddressTable {
         "address"
     }
 
+    fn label((_, net): &(Family, IpNet)) -> String {
+        net.to_string()
+    }
+
     async fn rows(&mut self) -> Result<BTreeMap<(Family, IpNet), ()>> {
         self.devices.look_up(&self.handle).await?;
         let all = node_addresses(&self.handle).await?;

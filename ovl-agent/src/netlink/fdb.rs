@@ -65,6 +65,10 @@ impl Table for FdbTable {
         "fdb entry"
     }
 
+    fn label((_, mac): &(Family, Mac)) -> String {
+        mac.to_string()
+    }
+
     async fn rows(&mut self) -> Result<BTreeMap<(Family, Mac), IpAddr>> {
         self.devices.look_up(&self.handle).await?;
         let mut rows = BTreeMap::new();

@@ -42,7 +42,8 @@ pub async fn left_by_flannel(
     let all = marked(handle, &names, boot).await?;
     let is_flannels = |key: &RouteKey, route: &Route| {
         let is_there = match route {
-            Route::Via { device, gateway, .. } => devices.contains(device) && !gateway.is_unspecified(),
+            Route::Via { device, .. } => devices.contains(device),
+            Route::Device(_) => false,
             Route::Blackhole => true,
         };
         is_there && *key == RouteKey::usual(key.net) && is_lease(key.net)

@@ -105,6 +105,10 @@ impl Table for DeviceTable {
         "device"
     }
 
+    fn label(name: &String) -> String {
+        name.clone()
+    }
+
     /// A device that is down, lacks our mark or has what none of ours has is listed with MTU 0, so that it is put right.
     async fn rows(&mut self) -> Result<BTreeMap<String, VxlanDevice>> {
         let rows = self.found().await?.into_iter().filter_map(|link| {

@@ -69,6 +69,10 @@ impl Table for NeighbourTable {
         "neighbour"
     }
 
+    fn label((_, address): &(Family, IpAddr)) -> String {
+        address.to_string()
+    }
+
     async fn rows(&mut self) -> Result<BTreeMap<(Family, IpAddr), Mac>> {
         self.devices.look_up(&self.handle).await?;
         let mut rows = BTreeMap::new();

@@ -72,13 +72,23 @@ impl RouteTable {
             Route::Via { gateway, device, .. } => {
                 format!("cannot add route {key} via {gateway} dev {device}")
             }
+            Route::Device(device) => format!("cannot add route {key} dev {device}"),
             Route::Blackhole => format!("cannot add blackhole route {key}"),
         };
         let message = builder(key.net).protocol(self.protocol(key.net)).priority(key.metric);
-        let Route::Via { gateway, device, onlink } = route else {
-            let message = message.kind(RouteType::BlackHole).build();
-            let written = self.handle.route().add(message).replace().execute().await;
-            return written.map_err(describe).with_context(context);
+        let (gateway, device, onlink) = match route {
+            Route::Via { gateway, device, onlink } => (gateway, device, onlink),
+            Route::Device(device) => {
+                let index = self.index(device).await.with_context(context)?;
+                let message = message.output_interface(index).scope(RouteScope::Universe).build();
+                let written = self.handle.route().add(message).replace().execute().await;
+                return written.map_err(describe).with_context(context);
+            }
+            Route::Blackhole => {
+                let message = message.kind(RouteType::BlackHole).build();
+                let written = self.handle.route().add(message).replace().execute().await;
+                return written.map_err(describe).with_context(context);
+            }
         };
         let index = self.index(device).await.with_context(context)?;
         let message = message.gateway(*gateway).map_err(anyhow::Error::new).with_context(context)?;
@@ -117,6 +127,10 @@ impl Table for RouteTable {
 
     fn name(&self) -> &'static str {
         "route"
+    }
+
+    fn label(key: &RouteKey) -> String {
+        key.to_string()
     }
 
     async fn rows(&mut self) -> Result<BTreeMap<RouteKey, Route>> {
@@ -173,7 +187,7 @@ fn builder(net: IpNet) -> RouteMessageBuilder<IpAddr> {
     RouteMessageBuilder::<IpAddr>::new().destination_prefix(net.addr(), net.prefix_len()).unwrap_or_default()
 }
 
-/// A route with a next hop or none, as [`RouteTable`] has it.
+/// A route as [`RouteTable`] has it.
 pub(super) fn row(message: &RouteMessage, names: &BTreeMap<u32, Arc<str>>) -> Option<(RouteKey, Route)> {
     let mut destination = None;
     let mut gateway = None;
@@ -196,6 +210,7 @@ pub(super) fn row(message: &RouteMessage, names: &BTreeMap<u32, Arc<str>>) -> Op
         return Some((key, Route::Blackhole));
     }
     let onlink = message.header.flags.contains(RouteFlags::Onlink);
-    let gateway = gateway.unwrap_or(Family::of_net(&net).unspecified());
-    Some((key, Route::Via { gateway, device: device.unwrap_or_default(), onlink }))
+    let device = device.unwrap_or_default();
+    let Some(gateway) = gateway else { return Some((key, Route::Device(device))) };
+    Some((key, Route::Via { gateway, device, onlink }))
 }

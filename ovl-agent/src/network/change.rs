@@ -36,6 +36,9 @@ impl Change {
                     ("Backend.GBP", old.gbp != new.gbp),
                 ]));
             }
+            (BackendConfig::Udp(old), BackendConfig::Udp(new)) => {
+                restart.extend(differing([("Backend.Port", old.port != new.port)]));
+            }
             (old, new) if old == new => {}
             _ => restart.push("Backend.Type"),
         }
@@ -97,6 +100,9 @@ mod tests {
                 Change::Restart(vec!["Backend.Type"]),
             ),
         ];
+        let udp = |port| format!(r#"{{"Network":"10.1.0.0/16","Backend":{{"Type":"udp","Port":{port}}}}}"#);
+        let [old, new] = [7890, 7891].map(|port| Network::parse(&udp(port)).expect("valid"));
+        assert_eq!(Change::between(&old, &new), Change::Restart(vec!["Backend.Port"]));
         let old = Network::parse(OLD).expect("valid");
         for (text, change) in table {
             assert_eq!(Change::between(&old, &Network::parse(text).expect(text)), change, "{text}");

@@ -131,6 +131,12 @@ impl Tables for Mem {
         !self.full
     }
 
+    fn close_flow(&self, key: &FlowKey, tick: u32) {
+        if let Some(flow) = self.flows.borrow_mut().get_mut(key) {
+            (flow.out.until, flow.into.until, flow.closed) = (0, 0, tick);
+        }
+    }
+
     fn forget_flow(&self, key: &FlowKey) {
         self.flows.borrow_mut().remove(key);
     }

@@ -30,6 +30,14 @@ pub fn ping_fragments(from: &Netns, to: impl Into<IpAddr>, payload: u64) -> Resu
     ping_with(from, to.into(), &["-M", "dont", "-s", &payload.to_string()])
 }
 
+/// Pings `count` times as fast as a person may, and says what became of it.
+pub fn ping_burst(from: &Netns, to: impl Into<IpAddr>, count: u32) -> Result<PingSummary> {
+    let to = to.into().to_string();
+    let output = from.command("ping").words(&format!("-n -D -q -i 0.002 -W 1 -c {count} {to}")).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    parse(&text).with_context(|| format!("read the summary of ping: {}", text.trim()))
+}
+
 fn ping_with(from: &Netns, to: IpAddr, options: &[&str]) -> Result<()> {
     let once = from.command("ping").args(["-n", "-c", "1", "-W", "1"]).args(options).arg(to.to_string());
     wait_for(&format!("an answer from {to} to {}", from.name()), START_DEADLINE, || once.run().map(|_| true))

@@ -68,7 +68,7 @@ fn configs_that_make_no_sense_are_named_and_waited_out() {
     for (config, complaint) in [
         (r#"{"Network":"10.42.0.0/33","Backend":{"Type":"vxlan"}}"#, "10.42.0.0/33"),
         (r#"{"Network":"10.42.0.0/16","Backend":{"Type":"gre"}}"#, "'gre' is not one of: vxlan, host-gw"),
-        (r#"{"Network":"10.42.0.0/16"}"#, "Backend is missing"),
+        (r#"{"Network":"10.42.0.0/16","Backend":{}}"#, "Backend.Type is missing"),
     ] {
         overlay.store.put("config", config).unwrap();
         Overlay::wait_for_log(&agent, complaint).unwrap();

@@ -172,7 +172,7 @@ impl Cluster {
 }
 
 /// Streams both ways, and datagrams of every size: in a packet, just not in a packet, in many.
-fn exchange(client: &Pod, server: &Pod, to: IpAddr, lengths: &[usize], bytes: u64) -> Result<()> {
+pub(crate) fn exchange(client: &Pod, server: &Pod, to: IpAddr, lengths: &[usize], bytes: u64) -> Result<()> {
     let pair = Pair::connect(client.netns(), server.netns(), to)?;
     transfer(&pair.client, &pair.server, bytes)?;
     transfer(&pair.server, &pair.client, bytes)?;

@@ -8,12 +8,22 @@ use ovl_tests::traffic;
 use ovl_tests::wait::wait_for;
 
 use crate::listing::{routes, rows, wait_for_rows};
-use crate::overlay::{DUAL, KERNEL, ONLY_IPV4, Overlay, SOON, config};
+use crate::overlay::{DUAL, EBPF, KERNEL, ONLY_IPV4, Overlay, SOON, config, is_fast};
 
 #[test]
 fn a_peer_whose_lease_cannot_be_read_at_a_restart_is_still_reached() {
+    still_reached(KERNEL);
+}
+
+#[test]
+fn a_peer_whose_lease_cannot_be_read_at_a_restart_is_still_fast() {
+    still_reached(EBPF);
+}
+
+fn still_reached(args: &str) {
     let topology = Topology::builder("garbled").nodes(2).ipv6();
-    let mut overlay = Overlay::start_with(topology, &config(&[DUAL], r#"{"Type":"vxlan"}"#), KERNEL).unwrap();
+    let mut overlay = Overlay::start_with(topology, &config(&[DUAL], r#"{"Type":"vxlan"}"#), args).unwrap();
+    traffic::ping_all_pairs(&overlay.pods).unwrap();
     let before = rows(overlay.node(0)).unwrap();
     let key = overlay.agents[1].subnet().unwrap().lease_key();
     let value = overlay.store.get(&key).unwrap();
@@ -21,14 +31,18 @@ fn a_peer_whose_lease_cannot_be_read_at_a_restart_is_still_reached() {
     for garbage in ["{not json", &value.replace(&mac, "no MAC")] {
         overlay.agents[0].terminate().unwrap();
         overlay.store.put(&key, garbage).unwrap();
-        overlay.agents[0] = overlay.start_ready(0, KERNEL).unwrap();
+        overlay.agents[0] = overlay.start_ready(0, args).unwrap();
         // A lease that can be read is programmed: so the listing was taken in.
         let other = r#"{"PublicIP":"192.0.2.77","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:77"}}"#;
         overlay.store.put("subnets/10.42.250.0-24", other).unwrap();
         let is_programmed =
             || Ok(routes(overlay.node(0))?.iter().any(|route| route.contains("10.42.250.0/24")));
         wait_for("the other lease's route", SOON, is_programmed).unwrap();
+        let before_pings = overlay.fast(0).unwrap();
         traffic::ping_all_pairs(&overlay.pods).unwrap();
+        let after = overlay.fast(0).unwrap();
+        let went_fast = after.0 > before_pings.0 && after.1 > before_pings.1;
+        assert_eq!(went_fast, is_fast(args), "{garbage}: {before_pings:?} {after:?}");
         overlay.store.delete("subnets/10.42.250.0-24").unwrap();
         wait_for_rows(overlay.node(0), &before, &format!("the rows of before, with {garbage}"));
     }

@@ -44,6 +44,7 @@ mod sources;
 mod stock_peer;
 mod takeover;
 mod trace;
+mod udp;
 mod verification;
 mod verified;
 mod wire;

@@ -7,4 +7,5 @@ mod hostile;
 mod packets;
 mod program;
 mod sizes;
+mod speed;
 mod trace;

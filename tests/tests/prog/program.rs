@@ -1,11 +1,12 @@
 //! The programs in a network namespace of the test's own, and the maps filled as a test wants them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
+use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
-use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use nix::sched::{CloneFlags, unshare};
@@ -90,7 +91,8 @@ impl Programs {
         state.set(0, Abi(config), 0).expect("row 0");
     }
 
-    fn set_remote(&mut self, travel: Travel, outer: Family) {
+    /// Fills the tables with the peer, and how it is reached.
+    pub(crate) fn set_remote(&mut self, travel: Travel, outer: Family) {
         let mut leases: LpmTrie<_, Abi<IpKey>, Abi<Remote>> = self.map(LEASES.name);
         for (base, length) in remote_subnets() {
             let prefix = Prefix::new(base, length);
@@ -100,6 +102,17 @@ impl Programs {
         let mut known: HashMap<_, Abi<IpKey>, u32> = self.map(NODES.name);
         for node in nodes() {
             known.insert(Abi(IpKey::from(node)), 1, 0).expect("room");
+        }
+    }
+
+    /// Adds the leases of so many nodes that send nothing.
+    pub(crate) fn add_leases(&mut self, count: u32) {
+        let mut leases: LpmTrie<_, Abi<IpKey>, Abi<Remote>> = self.map(LEASES.name);
+        for number in 0..count {
+            let subnet = Ipv4Addr::from_bits(Ipv4Addr::new(10, 64, 0, 0).to_bits() + (number << 8));
+            let prefix = Prefix::new(subnet.into(), 24);
+            let key = Key::new(prefix.bits, Abi(prefix.address));
+            leases.insert(&key, Abi(remote(Travel::Vxlan, Family::V4)), 0).expect("room");
         }
     }
 
@@ -198,25 +211,35 @@ impl Programs {
 
     /// The same without asking for the reason, which costs a system call per counter.
     pub(crate) fn run_uncounted(&mut self, program: Program, frame: &Frame) -> (i32, Vec<u8>) {
-        let mut context = [0u8; CONTEXT];
-        context[IFINDEX..IFINDEX + 4].copy_from_slice(&frame.ifindex.to_ne_bytes());
-        context[MARK..MARK + 4].copy_from_slice(&frame.mark.to_ne_bytes());
         let mut out = vec![0; frame.bytes.len() + 256];
-        let found = self.ebpf.program_mut(program.name()).expect("in the object");
-        let classifier: &mut SchedClassifier = found.try_into().expect("a classifier");
-        let result = classifier
-            .test_run(TestRunOptions {
-                data_in: Some(&frame.bytes),
-                data_out: Some(&mut out),
-                ctx_in: Some(&context),
-                ..TestRunOptions::default()
-            })
-            .expect("the kernel runs it");
+        let result = self.test(program, frame, &mut out);
         out.truncate(result.data_size_out as usize);
         (result.return_value.cast_signed(), out)
     }
 
-    fn counts(&mut self, program: Program) -> Vec<u64> {
+    /// How long a program takes for a packet.
+    pub(crate) fn time(&mut self, program: Program, frame: &Frame) -> Duration {
+        self.test(program, frame, &mut []).duration
+    }
+
+    fn test(&mut self, program: Program, frame: &Frame, out: &mut [u8]) -> TestRunResult {
+        let mut context = [0u8; CONTEXT];
+        context[IFINDEX..IFINDEX + 4].copy_from_slice(&frame.ifindex.to_ne_bytes());
+        context[MARK..MARK + 4].copy_from_slice(&frame.mark.to_ne_bytes());
+        let found = self.ebpf.program_mut(program.name()).expect("in the object");
+        let classifier: &mut SchedClassifier = found.try_into().expect("a classifier");
+        classifier
+            .test_run(TestRunOptions {
+                data_in: Some(&frame.bytes),
+                data_out: (!out.is_empty()).then_some(out),
+                ctx_in: Some(&context),
+                ..TestRunOptions::default()
+            })
+            .expect("the kernel runs it")
+    }
+
+    /// How often a program has given each reason.
+    pub(crate) fn counts(&mut self, program: Program) -> Vec<u64> {
         Reason::ALL.into_iter().map(|reason| self.count(program, reason)).collect()
     }
 }

@@ -1,11 +1,12 @@
 //! The demo's measurements: a TCP stream and request/response between the pods of the first two nodes.
 
 use anyhow::{Context as _, Result};
-use ovl_tests::traffic::{self, RequestResponse, Stream};
+use ovl_tests::traffic::{self, Ends, Placement, Protocol, RequestResponse, Stream};
 
-use super::cluster::Cluster;
-use super::path::{self, Path};
-use super::{Backend, Mode, Options};
+use super::Options;
+use crate::cluster::Cluster;
+use crate::overlay::{Backend, Mode};
+use crate::path::{self, Path};
 use crate::shell;
 
 const STREAM_SECONDS: u32 = 3;
@@ -32,25 +33,28 @@ impl Measurement {
         let mut measurement = Self { kernel: Vec::new(), ebpf: Vec::new() };
         for round in 1..=options.rounds {
             shell::step(&format!("measuring, round {round} of {}", options.rounds));
-            match options.mode {
+            match options.mode() {
                 Mode::Kernel => measurement.kernel.push(sample(cluster, options.backend)?),
                 Mode::Ebpf => {
-                    cluster.restart_agents(Mode::Kernel).context("restart the agents in kernel mode")?;
+                    cluster
+                        .restart_agents(Mode::Kernel.flags())
+                        .context("restart the agents in kernel mode")?;
                     measurement.kernel.push(sample(cluster, options.backend)?);
-                    cluster.restart_agents(Mode::Ebpf).context("restart the agents in ebpf mode")?;
+                    cluster.restart_agents(Mode::Ebpf.flags()).context("restart the agents in ebpf mode")?;
                     measurement.ebpf.push(sample(cluster, options.backend)?);
                 }
             }
         }
-        cluster.ping_all()?;
+        traffic::ping_all_pairs(cluster.pods())?;
         Ok(measurement)
     }
 
     /// Checks that every sample took the path that its column claims.
-    pub(super) fn verify(&self, backend: Backend) -> Result<()> {
+    pub(super) fn verify(&self) -> Result<()> {
         for sample in &self.kernel {
-            path::expect_kernel("the TCP stream", &sample.stream_path, backend)?;
-            path::expect_kernel("the requests", &sample.requests_path, backend)?;
+            let packets = path::packets_of(sample.stream.bytes);
+            path::expect_kernel("the TCP stream", &sample.stream_path, packets)?;
+            path::expect_kernel("the requests", &sample.requests_path, sample.requests.requests)?;
         }
         for sample in &self.ebpf {
             path::expect_fast("the TCP stream", &sample.stream_path, path::packets_of(sample.stream.bytes))?;
@@ -66,7 +70,7 @@ impl Sample {
     }
 
     pub(super) fn one_way_micros(&self) -> f64 {
-        self.requests.one_way_micros
+        self.requests.mean_micros
     }
 
     pub(super) fn path(&self) -> Path {
@@ -75,11 +79,13 @@ impl Sample {
 }
 
 fn sample(cluster: &Cluster, backend: Backend) -> Result<Sample> {
-    let [(client, _), (server, _)] = cluster.measured_pair()?;
+    let [client, server] = cluster.measured_pair()?.map(|member| member.pod);
     traffic::ping(client.netns(), server.address())?;
     let (stream, stream_path) =
         path::observe(cluster, backend, || traffic::tcp_stream(client, server, STREAM_SECONDS))?;
-    let (requests, requests_path) =
-        path::observe(cluster, backend, || traffic::tcp_request_response(client, server, REQUEST_SECONDS))?;
+    let ends = Ends::pods(client, server);
+    let (requests, requests_path) = path::observe(cluster, backend, || {
+        traffic::request_response(ends, Protocol::Tcp, Placement::OneCore, REQUEST_SECONDS)
+    })?;
     Ok(Sample { stream, stream_path, requests, requests_path })
 }

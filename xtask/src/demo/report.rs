@@ -1,14 +1,14 @@
 //! What the demo prints.
 
 use anyhow::Result;
-use ovl_tests::{artifacts, kernel_vtep};
+use ovl_tests::artifacts;
 use serde_json::Value;
 
-use super::Backend;
-use super::cluster::Cluster;
 use super::measure::{Measurement, Sample};
-use super::path::Path;
+use crate::cluster::Cluster;
 use crate::median::median;
+use crate::overlay::Backend;
+use crate::path::{self, Path};
 use crate::table;
 
 /// The leases, a row per node.
@@ -48,10 +48,8 @@ pub(super) fn figures(measurement: &Measurement, backend: Backend) {
         |kernel, ebpf| kernel / ebpf,
     ));
     rows.push(packets("packets on the fast path", measurement, |path| path.fast));
-    if backend == Backend::Vxlan {
-        let name = format!("packets through {}", kernel_vtep::DEVICE);
-        rows.push(packets(&name, measurement, |path| path.overlay_device));
-    }
+    let name = format!("packets through {}", path::kernel_device(backend));
+    rows.push(packets(&name, measurement, |path| path.kernel));
     println!();
     print!("{}", table::format(&rows, true));
     let rounds = kernel.len();

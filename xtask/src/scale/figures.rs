@@ -11,9 +11,9 @@ use super::Options;
 use super::first_sync::FirstSync;
 use super::idle::Idle;
 use super::lease_change::LeaseChanges;
-use super::peer::Overlay;
 use super::site::Site;
-use crate::demo::Mode;
+use crate::overlay::Mode;
+use crate::peer::Overlay;
 
 /// What was measured.
 pub(super) struct Figures {

@@ -9,7 +9,7 @@ use ovl_tests::etcd::Etcd;
 use ovl_tests::interrupt;
 use ovl_tests::topology::Topology;
 
-use super::peer::Peer;
+use crate::peer::Peer;
 
 /// etcd's own limit for one transaction.
 const MOST_AT_ONCE: usize = 128;
@@ -29,7 +29,7 @@ pub(super) fn fill(etcd: &Etcd, topology: &Topology, peers: impl Iterator<Item =
         // No conditions before, and nothing to do otherwise after.
         let mut script = "\n".to_owned();
         for peer in some {
-            writeln!(script, "put --lease={id} {} {:?}", peer.key(), peer.value())?;
+            writeln!(script, "put --lease={id} {} {:?}", peer.etcd_key(), peer.value())?;
         }
         script.push_str("\n\n");
         fs::write(&file, script).context("write a transaction for etcdctl")?;

@@ -8,11 +8,12 @@ use ovl_tests::wait::wait_for;
 use serde_json::{Value, json};
 
 use super::etcd_requests::Requests;
+use super::marks::is_route;
 use super::monitor::Monitor;
-use super::peer::is_route;
 use super::process::{self, Memory};
 use super::site::Site;
-use crate::demo::Mode;
+use crate::log::time_of;
+use crate::overlay::Mode;
 
 /// Long enough for an agent that does far worse than it should.
 const DEADLINE: Duration = Duration::from_mins(3);
@@ -96,25 +97,4 @@ fn wait_until_ready(agent: &Agent, pid: u32) -> Result<()> {
         bail!("the agent ended before it was ready; its log ends:\n{}", agent.log_tail());
     }
     waited.with_context(|| format!("its log ends:\n{}", agent.log_tail()))
-}
-
-/// When the log first says `what`.
-fn time_of(log: &str, what: &str) -> Option<SystemTime> {
-    let line = log.lines().find(|line| line.contains(what))?;
-    humantime::parse_rfc3339(line.split_whitespace().next()?).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_log_says_when() {
-        let log = "2026-11-21T07:48:13.077734Z  INFO lease 10.0.6.0/24 for 192.0.2.11\n\
-                   2026-11-21T07:48:14.611425Z  INFO 30002 rows written, 0 removed\n\
-                   2026-11-21T07:48:15.611425Z  INFO 3 rows written, 0 removed\n";
-        let [lease, rows] = ["lease ", "rows written"].map(|what| time_of(log, what).unwrap());
-        assert_eq!(rows.duration_since(lease).unwrap(), Duration::from_micros(1_533_691));
-        assert_eq!(time_of(log, "ready:"), None);
-    }
 }

@@ -8,9 +8,9 @@ use ovl_tests::wait::wait_for;
 use serde_json::{Value, json};
 
 use super::monitor::{Mark, Monitor};
-use super::peer::Peer;
 use super::site::Site;
 use crate::median::median;
+use crate::peer::Peer;
 
 /// What `etcdctl txn -i` asks for last.
 const LAST_PROMPT: &str = "failure requests";
@@ -42,14 +42,18 @@ impl LeaseChanges {
                 // At another point of the agent's clock each time, and neither while the last change is still at work.
                 pause(Duration::from_millis(400 + u64::from(step * 137 % 500)))?;
                 let started = request(site, command)?;
-                let what = format!("lease {} to be {what}", peer.key());
+                let what = format!("lease {} to be {what}", peer.etcd_key());
                 let done = monitor.wait_for(&what, marks, started)?;
                 Ok(done.duration_since(started).unwrap_or_default().as_secs_f64() * 1e3)
             };
-            let put = |peer: &Peer| format!("put {} {:?}", peer.key(), peer.value());
+            let put = |peer: &Peer| format!("put {} {:?}", peer.etcd_key(), peer.value());
             changes.new.0.push(change("programmed", &put(&peer), &peer.appears())?);
             changes.moved.0.push(change("moved", &put(&moved), &moved.moves())?);
-            changes.deleted.0.push(change("removed", &format!("del {}", peer.key()), &moved.disappears())?);
+            changes.deleted.0.push(change(
+                "removed",
+                &format!("del {}", peer.etcd_key()),
+                &moved.disappears(),
+            )?);
         }
         Ok(changes)
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::etcd_requests::Requests;
 use super::figures::Figures;
 use super::lease_change::Times;
-use super::peer::Overlay;
-use crate::demo::Mode;
+use crate::overlay::Mode;
+use crate::peer::Overlay;
 use crate::table;
 
 /// A column per run, a row per figure, and beside them what was asked for.

@@ -9,8 +9,9 @@ use ovl_tests::topology::Topology;
 
 use super::etcd_requests::Requests;
 use super::fill::fill;
-use super::peer::{Overlay, Peer, UNDERLAY, UNDERLAY6, is_route};
-use crate::demo::Mode;
+use super::marks::is_route;
+use crate::overlay::Mode;
+use crate::peer::{Overlay, Peer, UNDERLAY, UNDERLAY6};
 
 /// The site. The fields' order is the order in which it is taken down.
 pub(super) struct Site {
@@ -49,7 +50,7 @@ impl Site {
 
     /// A node that is not there.
     pub(super) fn peer(&self, number: u32) -> Peer {
-        Peer { overlay: self.overlay, number, has_moved: false }
+        Peer::new(self.overlay, number)
     }
 
     /// How to start `agent` here. A user's defaults, and so with forward rules.

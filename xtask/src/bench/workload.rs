@@ -1,0 +1,178 @@
+//! What is measured: the rows.
+
+use anyhow::Result;
+use ovl_tests::traffic::{self, Ends, Placement, Protocol, RequestResponse, Spinners};
+
+use super::contender::{Between, Contender};
+use super::cpu::Cpu;
+use super::metric::{
+    CPU_PER_GB, CPU_PER_THOUSAND, Metric, P50, P99, RATE, RECEIVED, SOFTIRQ_PER_GB, SOFTIRQ_PER_THOUSAND,
+    THROUGHPUT,
+};
+use super::site::Site;
+use super::{agents, program_runs};
+use crate::overlay::Mode;
+use crate::path;
+
+/// A row, or some that come from one run.
+#[derive(Debug)]
+pub(super) struct Workload {
+    pub(super) name: &'static str,
+    /// Whether it is among those of `--quick`.
+    pub(super) is_core: bool,
+    pub(super) load: Load,
+}
+
+/// The traffic.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Load {
+    /// TCP streams.
+    Streams(u32),
+    /// Requests and answers in so many flows.
+    Requests(Protocol, u32, Cores),
+    /// Connections with one request and one answer each.
+    Openings,
+    /// Datagrams of so many bytes, as fast as one sender can.
+    Flood(u32),
+    /// The same as another, while the kernel counts what the programs take.
+    Programs(&'static Load),
+    /// None: an agent that starts.
+    Start,
+    /// None: a lease that appears.
+    Lease,
+}
+
+/// Where client and server run, and whether their cores may sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cores {
+    /// Both on one.
+    One,
+    /// On two that sleep in between: what an idle machine gives.
+    Asleep,
+    /// On two that are kept awake.
+    Awake,
+}
+
+use Cores::{Asleep, Awake, One};
+use Protocol::{Tcp, Udp};
+
+/// All of them.
+pub(super) const ALL: &[Workload] = &[
+    core("tcp-stream-1", Load::Streams(1)),
+    other("tcp-stream-4", Load::Streams(4)),
+    other("tcp-stream-8", Load::Streams(8)),
+    core("tcp-rr-1-one-core", Load::Requests(Tcp, 1, One)),
+    other("tcp-rr-1-two-cores", Load::Requests(Tcp, 1, Asleep)),
+    other("tcp-rr-1-awake", Load::Requests(Tcp, 1, Awake)),
+    core("tcp-rr-32", Load::Requests(Tcp, 32, Asleep)),
+    core("tcp-crr", Load::Openings),
+    core("udp-64", Load::Flood(64)),
+    other("udp-512", Load::Flood(512)),
+    other("udp-1380", Load::Flood(1380)),
+    core("udp-rr-1-one-core", Load::Requests(Udp, 1, One)),
+    other("udp-rr-1-two-cores", Load::Requests(Udp, 1, Asleep)),
+    other("udp-rr-1-awake", Load::Requests(Udp, 1, Awake)),
+    other("udp-rr-32", Load::Requests(Udp, 32, Asleep)),
+    core("programs-stream", Load::Programs(&Load::Streams(1))),
+    core("programs-rr", Load::Programs(&Load::Requests(Tcp, 1, One))),
+    other("programs-crr", Load::Programs(&Load::Openings)),
+    core("start", Load::Start),
+    core("lease", Load::Lease),
+];
+
+const fn core(name: &'static str, load: Load) -> Workload {
+    Workload { name, is_core: true, load }
+}
+
+const fn other(name: &'static str, load: Load) -> Workload {
+    Workload { name, is_core: false, load }
+}
+
+/// What a run showed.
+pub(super) struct Outcome {
+    pub(super) values: Vec<(Metric, f64)>,
+    /// How many packets there must have been at the very least.
+    pub(super) packets: u64,
+}
+
+impl Load {
+    /// Whether most packets open or close connections, which is netfilter's affair.
+    pub(super) fn opens_connections(self) -> bool {
+        match self {
+            Self::Openings => true,
+            Self::Programs(load) => load.opens_connections(),
+            Self::Streams(_) | Self::Requests(..) | Self::Flood(_) | Self::Start | Self::Lease => false,
+        }
+    }
+
+    /// Whether it is a matter of agents, and there is no traffic whose path could be looked at.
+    pub(super) fn is_of_agents(self) -> bool {
+        matches!(self, Self::Start | Self::Lease)
+    }
+
+    /// Whether a contender has such a thing: the kernel has no programs, and the bare network no agents of its own.
+    pub(super) fn concerns(self, contender: &Contender) -> bool {
+        match self {
+            Self::Programs(_) => contender.mode == Mode::Ebpf,
+            Self::Start | Self::Lease => contender.ends == Between::Pods,
+            Self::Streams(_) | Self::Requests(..) | Self::Openings | Self::Flood(_) => true,
+        }
+    }
+
+    /// Runs it for some seconds.
+    pub(super) fn run(self, site: &mut Site, seconds: u32) -> Result<Outcome> {
+        match self {
+            Self::Streams(flows) => streams(site.ends()?, flows, seconds),
+            Self::Requests(protocol, flows, cores) => requests(site.ends()?, protocol, flows, cores, seconds),
+            Self::Openings => openings(site.ends()?, seconds),
+            Self::Flood(payload) => flood(site.ends()?, payload, seconds),
+            Self::Programs(load) => program_runs::during(site, |site| load.run(site, seconds)),
+            Self::Start => Ok(Outcome { values: agents::start(site)?, packets: 0 }),
+            Self::Lease => Ok(Outcome { values: agents::lease(site)?, packets: 0 }),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts")]
+fn streams(ends: Ends<'_>, flows: u32, seconds: u32) -> Result<Outcome> {
+    let (stream, cpu) = Cpu::during(|| traffic::tcp_streams(ends, flows, seconds))?;
+    let gigabytes = stream.bytes as f64 / 1e9;
+    anyhow::ensure!(gigabytes > 0.0, "not a byte arrived");
+    let values = vec![
+        (THROUGHPUT, stream.bits_per_second / 1e9),
+        (CPU_PER_GB, cpu.busy / gigabytes),
+        (SOFTIRQ_PER_GB, cpu.softirq / gigabytes),
+    ];
+    Ok(Outcome { values, packets: path::packets_of(stream.bytes) })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts")]
+fn requests(ends: Ends<'_>, protocol: Protocol, flows: u32, cores: Cores, seconds: u32) -> Result<Outcome> {
+    let placement = if cores == One { Placement::OneCore } else { Placement::TwoCores };
+    let _spinners = (cores == Awake).then(|| Spinners::start(&placement.cores())).transpose()?;
+    let run = || match flows {
+        1 => traffic::request_response(ends, protocol, placement, seconds),
+        flows => traffic::many_requests(ends, protocol, flows as usize, placement, seconds),
+    };
+    let (RequestResponse { p50_micros, p99_micros, per_second, requests, total, .. }, cpu) =
+        Cpu::during(run)?;
+    let mut values = vec![(P50, p50_micros), (P99, p99_micros), (RATE, per_second)];
+    // Who keeps cores awake takes all there is.
+    if cores != Awake {
+        let thousands = total as f64 / 1e3;
+        values.push((CPU_PER_THOUSAND, cpu.busy / thousands));
+        values.push((SOFTIRQ_PER_THOUSAND, cpu.softirq / thousands));
+    }
+    Ok(Outcome { values, packets: requests })
+}
+
+fn openings(ends: Ends<'_>, seconds: u32) -> Result<Outcome> {
+    let openings = traffic::open_and_close(ends, Placement::TwoCores, seconds)?;
+    let values = vec![(RATE, openings.per_second), (P50, openings.p50_micros), (P99, openings.p99_micros)];
+    Ok(Outcome { values, packets: openings.connections })
+}
+
+fn flood(ends: Ends<'_>, payload: u32, seconds: u32) -> Result<Outcome> {
+    let flood = traffic::udp_flood(ends, payload, seconds)?;
+    Ok(Outcome { values: vec![(RECEIVED, flood.received_per_second)], packets: flood.received })
+}

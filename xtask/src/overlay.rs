@@ -1,0 +1,51 @@
+//! What an overlay is made of: how packets travel, and who moves them.
+
+use clap::ValueEnum;
+
+/// The backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Backend {
+    /// VXLAN on UDP port 8472.
+    Vxlan,
+    /// Plain routes: all nodes share a network.
+    HostGw,
+    /// Bare packets in UDP on port 8285, carried by the agents: there are no programs for it.
+    Udp,
+}
+
+/// Who moves the packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// The BPF programs.
+    Ebpf,
+    /// The kernel's devices, routing and netfilter.
+    Kernel,
+}
+
+impl Backend {
+    /// As the network config spells it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Vxlan => "vxlan",
+            Self::HostGw => "host-gw",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl Mode {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ebpf => "ebpf",
+            Self::Kernel => "kernel",
+        }
+    }
+
+    /// The agent's flags. Strict, so that no fallback passes for the real thing.
+    pub(crate) fn flags(self) -> &'static str {
+        match self {
+            Self::Ebpf => "--mode ebpf --strict",
+            Self::Kernel => "--mode kernel",
+        }
+    }
+}
