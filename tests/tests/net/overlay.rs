@@ -54,8 +54,16 @@ pub(crate) const ONLY_IPV6: &str = r#""EnableIPv4":false,"EnableIPv6":true,"IPv6
 /// A part of a network config that leaves one subnet of each family: the lease is known beforehand.
 pub(crate) const PINNED: &str = r#""SubnetMin":"10.42.3.0","SubnetMax":"10.42.3.0","IPv6SubnetMin":"fd42:0:0:3::","IPv6SubnetMax":"fd42:0:0:3::""#;
 
-/// A network config of `parts` and the `Backend` object.
+/// A part of a network config by which agents take subnets below 10.42.64.0 and fd42:0:0:40::. The leases that
+/// tests write by hand beside them are above, so that they are never an agent's own.
+const BELOW: &str = r#""SubnetMin":"10.42.1.0","SubnetMax":"10.42.63.0","IPv6SubnetMin":"fd42:0:0:1::","IPv6SubnetMax":"fd42:0:0:3f::""#;
+
+/// A network config of `parts` and the `Backend` object, with subnets `BELOW` unless a part says which.
 pub(crate) fn config(parts: &[&str], backend: &str) -> String {
+    let mut parts = parts.to_vec();
+    if !parts.contains(&PINNED) {
+        parts.push(BELOW);
+    }
     format!(r#"{{{},"Backend":{backend}}}"#, parts.join(","))
 }
 
