@@ -76,8 +76,7 @@ pub async fn insist<T>(
             Ok(answer) => return Ok(answer),
             Err(StoreError::Unavailable(reason)) => {
                 if told != reason {
-                    let problem =
-                        format!("cannot {what} yet: {reason}; trying again every {} s", RETRY.as_secs());
+                    let problem = format!("cannot {what} yet: {reason}; trying again");
                     warn!("{problem}");
                     progress.set(&problem);
                     told = reason;

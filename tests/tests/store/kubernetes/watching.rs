@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ovl_agent::network::Network;
+use ovl_agent::store::kubernetes::KubernetesStore;
 use ovl_agent::store::{Store as _, Update};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::leases::{take, vxlan};
 use super::{Kubernetes, ME};
 use crate::fixture::{Fixture as _, soon};
+use crate::proxy::Proxy;
 use crate::values::{OTHER, value};
 use crate::watcher::{Watcher, watching};
 
@@ -161,7 +162,7 @@ async fn a_bookmark_keeps_a_quiet_watch_young() {
     options.sets_condition = false;
     cluster.server.add_node(ME, &["10.42.1.0/24"]);
     // Of its own Node alone, so that others' events are none of its.
-    let store = ovl_agent::store::kubernetes::KubernetesStore::open(options).await.unwrap();
+    let store = KubernetesStore::open(options).await.unwrap();
     let alloc = r#"{"Network":"10.42.0.0/16","Backend":{"Type":"alloc"}}"#;
     take(&store, alloc, &vxlan(false)).await.unwrap();
     watching(&store, async |watcher| {
@@ -265,7 +266,6 @@ async fn our_own_node_is_watched_for_more_than_its_lease() {
     let cluster = Kubernetes::start();
     cluster.server.add_node(ME, &["10.42.1.0/24"]);
     let store = cluster.open().await;
-    assert!(Network::parse_for_assigned(CONFIG).is_ok());
     let held = take(&store, CONFIG, &vxlan(false)).await.unwrap();
     store.report(&ovl_agent::store::DataPlane::Works).await.unwrap();
     let (send, mut updates) = mpsc::channel(16);
@@ -313,6 +313,52 @@ async fn a_config_map_that_is_swapped_is_read_again() {
         std::fs::remove_file(cluster.config()).unwrap();
         watcher.until("that it is gone", |now| now.config_changes == 2).await;
         assert_eq!(store.network_config().await.unwrap(), None);
+    })
+    .await;
+}
+
+/// A link that brings a page in many pieces, none of which ends with a line.
+#[tokio::test]
+async fn a_slow_link_is_only_slow() {
+    let cluster = Kubernetes::start();
+    for number in 0..30 {
+        cluster.server.add_node(&format!("plain-{number}"), &["10.42.9.0/24"]);
+    }
+    put(&cluster, A);
+    let slow = Proxy::slowly_before(&cluster.server.url(), 30_000);
+    let mut options = cluster.options();
+    options.api_url = slow.url().to_owned();
+    let store = KubernetesStore::open(options).await.unwrap();
+    watching(&store, async |watcher| {
+        watcher.first().await;
+        until_watches(&cluster, 1).await;
+        for number in 0..10 {
+            cluster.server.set_condition(&format!("plain-{number}"), "Ready", "Unknown");
+        }
+        put(&cluster, B);
+        until_keys(watcher, "what came after much that does not matter", &[A, B]).await;
+        assert_eq!((watcher.snapshots, watcher.outages.len()), (1, 0));
+    })
+    .await;
+}
+
+/// A server that accepts questions and says nothing is as good as gone.
+#[tokio::test]
+async fn a_server_that_hangs_is_an_outage() {
+    let cluster = Kubernetes::start();
+    put(&cluster, A);
+    let store = cluster.open().await;
+    watching(&store, async |watcher| {
+        watcher.first().await;
+        until_watches(&cluster, 1).await;
+        cluster.server.hang(true);
+        cluster.server.break_watches();
+        watcher.until("news of the outage", |now| !now.outages.is_empty()).await;
+        assert!(watcher.outages[0].contains("does not answer within 30 s"), "{watcher:?}");
+        cluster.server.hang(false);
+        put(&cluster, B);
+        until_keys(watcher, "what came meanwhile", &[A, B]).await;
+        assert!(watcher.removed.is_empty());
     })
     .await;
 }
