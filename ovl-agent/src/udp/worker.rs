@@ -14,6 +14,7 @@ use nix::sys::eventfd::EventFd;
 use tracing::{error, warn};
 
 use super::coalesce::Coalescer;
+use super::delivery::deliver;
 use super::icmp::{self, Limit, Problem};
 use super::offload::{self, Offload};
 use super::outbox::Outbox;
@@ -49,7 +50,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Carries packets until it is told to end, or the device is gone.
     pub(crate) fn run(self) {
-        let mut state = State::new();
+        let mut state = State::new(&self.queue);
         loop {
             let ready = match self.wait() {
                 Ok(ready) => ready,
@@ -211,11 +212,7 @@ impl Worker {
     }
 
     fn deliver(&self, coalescer: &mut Coalescer, buffer: &mut [u8], tally: &mut Tally) {
-        coalescer.finish(buffer, |parts, packets, bytes| {
-            let reason =
-                if self.queue.write(parts).is_ok() { Reason::Delivered } else { Reason::WriteFailed };
-            tally.count(Way::ToTun, reason, packets, bytes);
-        });
+        deliver(coalescer, buffer, tally, |parts| self.queue.write(parts));
     }
 }
 
@@ -238,14 +235,14 @@ struct State {
 }
 
 impl State {
-    fn new() -> Self {
+    fn new(queue: &Queue) -> Self {
         /// The largest packet of a TUN device, bytes.
         const LARGEST: usize = 65_536;
         Self {
             packet: vec![0; offload::LENGTH + LARGEST].into_boxed_slice(),
             outbox: Outbox::new(),
             inbox: Inbox::new(),
-            coalescer: Coalescer::new(),
+            coalescer: Coalescer::new(queue.takes_datagrams()),
             tally: Tally::default(),
             limit: Limit::new(Instant::now()),
             message: Vec::with_capacity(2048),

@@ -54,6 +54,24 @@ fn pods_exchange_streams_and_datagrams_in_both_families() {
     }
 }
 
+/// Kernels differ in which aggregates of datagrams they give to a TUN device, and which they take.
+#[test]
+fn batches_of_datagrams_arrive() {
+    let overlay = start(Topology::builder("udp-batch").ipv6(), DUAL, KERNEL);
+    for destination in Destination::all(&overlay.pods[1]) {
+        let [client, server] = [&overlay.pods[0], &overlay.pods[1]].map(|pod| pod.netns());
+        let datagrams = Datagrams::between(client, server, destination.address).unwrap();
+        for length in [100, 1300] {
+            datagrams.exchange_segmented(100, length).unwrap();
+        }
+    }
+    for (node, way) in [(0, "from_tun"), (1, "to_tun")] {
+        for reason in ["send_failed", "write_failed"] {
+            assert_eq!(overlay.agents[node].counter(way, reason).unwrap(), 0, "{way} {reason}");
+        }
+    }
+}
+
 /// Aggregates are there for speed: the kernel carries some hundred packets where there are thousands on the wire.
 #[test]
 fn a_stream_passes_the_device_in_aggregates() {
