@@ -4,9 +4,10 @@ use ovl_tests::netns::Netns;
 use ovl_tests::subnet::SubnetEnv;
 use ovl_tests::topology::Topology;
 use ovl_tests::traffic::{self, Destination};
+use ovl_tests::wait::wait_for;
 
 use super::start;
-use crate::overlay::{DUAL, KERNEL, Overlay};
+use crate::overlay::{DUAL, KERNEL, Overlay, SOON};
 
 /// What ping says when asked once with these words.
 fn ask(from: &Netns, words: &str) -> String {
@@ -16,6 +17,13 @@ fn ask(from: &Netns, words: &str) -> String {
 
 fn envs(overlay: &Overlay) -> [SubnetEnv; 2] {
     [0, 1].map(|node| overlay.agents[node].subnet().unwrap())
+}
+
+/// Waits until exactly so many packets are counted, which their senders hear of before.
+fn until_counted(overlay: &Overlay, node: usize, way: &str, reason: &str, packets: u64) {
+    let counted = || overlay.agents[node].counter(way, reason);
+    wait_for(&format!("{packets} packets to be counted as {reason}"), SOON, || Ok(counted()? == packets))
+        .unwrap();
 }
 
 /// Each node's kernel takes one, and each agent: flannel's drops the packet without a word.
@@ -36,7 +44,7 @@ fn a_packet_that_runs_out_of_hops_is_answered_by_the_node_where_it_does() {
         assert!(said.contains(" 0% packet loss"), "{said}");
     }
     for (node, way) in [(0, "from_tun"), (1, "to_tun")] {
-        assert_eq!(overlay.agents[node].counter(way, "ttl").unwrap(), 2, "one of each family");
+        until_counted(&overlay, node, way, "ttl", 2);
     }
 }
 
@@ -50,7 +58,7 @@ fn an_address_that_no_node_has_is_unreachable_and_a_large_packet_is_too_big() {
         let said = ask(pod.netns(), address);
         assert!(said.contains(text) && said.contains(&format!("From {} ", subnet.base())), "{said}");
     }
-    assert_eq!(overlay.agents[0].counter("from_tun", "not_overlay").unwrap(), 2);
+    until_counted(&overlay, 0, "from_tun", "not_overlay", 2);
     // A pod that was not told the MTU is told by the node's kernel.
     for line in ["link set cni0 mtu 1500", &format!("link set {} mtu 1500", pod.host_interface())] {
         overlay.node(0).netns().ip(line).unwrap();
