@@ -5,15 +5,12 @@ use std::convert::Infallible;
 
 use futures_util::stream;
 use http_body_util::StreamBody;
+use hyper::Request;
 use hyper::body::{Bytes, Frame};
-use hyper::{Request, Response};
-use kube::Client;
 use kube::client::Body;
 use tokio::time::{sleep, timeout};
-use tower::service_fn;
 
-use super::super::api::Api;
-use super::super::{KubernetesOptions, NodeName};
+use super::super::testing;
 use super::*;
 
 const LIST: &str = r#"{"metadata":{"resourceVersion":"7"},"items":[]}"#;
@@ -44,20 +41,9 @@ async fn store(interval: Duration, begun: mpsc::UnboundedSender<String>) -> Kube
             let _unheard = begun.send(query);
         }
         let first = if is_watch { "\n" } else { LIST };
-        let body = pieces(first.to_owned(), is_watch);
-        async move { Ok::<_, Infallible>(Response::new(body)) }
+        pieces(first.to_owned(), is_watch)
     };
-    let options = KubernetesOptions {
-        api_url: "http://192.0.2.1".to_owned(),
-        kubeconfig: None,
-        annotations: "flannel.alpha.coreos.com".parse().expect("a prefix"),
-        net_config_path: "/nowhere".into(),
-        sets_condition: false,
-        node: NodeName::Known("me".to_owned()),
-    };
-    let mut store = KubernetesStore::open(options).await.expect("a URL");
-    store.api = Api::new(Client::new(service_fn(answer), "default"), "http://192.0.2.1".to_owned());
-    store
+    testing::store(answer).await
 }
 
 /// When a second watch begins after a first, and its query; meanwhile, nothing may be said of an outage.
