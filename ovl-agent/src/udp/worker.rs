@@ -43,8 +43,6 @@ pub(crate) struct Worker {
     pub(crate) end: Arc<EventFd>,
     /// The peers' UDP port.
     pub(crate) port: u16,
-    /// The largest packet that the underlay carries in one piece, by the family of its outer header, bytes.
-    pub(crate) largest: ByFamily<usize>,
 }
 
 impl Worker {
@@ -71,7 +69,7 @@ impl Worker {
             }
             for (family, socket) in self.sockets.iter() {
                 if ready.sockets.get(family).is_some() {
-                    self.carry_in(family, socket, &overlay, &mut state);
+                    self.carry_in(socket, &overlay, &mut state);
                 }
             }
             state.tally.hand_over(&self.counters);
@@ -168,9 +166,8 @@ impl Worker {
     }
 
     /// The peers' packets to the pods.
-    fn carry_in(&self, family: Family, socket: &Socket, overlay: &Overlay, state: &mut State) {
+    fn carry_in(&self, socket: &Socket, overlay: &Overlay, state: &mut State) {
         let State { inbox, coalescer, tally, .. } = state;
-        let largest = self.largest.get(family).copied().unwrap_or(0);
         for _ in 0..RECEIVE_TURN {
             // What went wrong with one datagram is no matter of the next.
             if inbox.receive(socket).is_err() {
@@ -187,7 +184,7 @@ impl Worker {
                     let place = rest.start..rest.end.min(rest.start + message.size);
                     rest.start = place.end;
                     let packet = &buffer[place.clone()];
-                    match inspect(packet, message.from, largest, overlay) {
+                    match inspect(packet, message.from, overlay) {
                         Ok(header) => {
                             if coalescer.is_full() {
                                 self.deliver(coalescer, buffer, tally);
@@ -250,11 +247,9 @@ impl State {
     }
 }
 
-/// Whether a datagram from a node is a packet to hand over.
-fn inspect(packet: &[u8], node: IpAddr, largest: usize, overlay: &Overlay) -> Result<Header, Reason> {
-    if packet.len() > largest {
-        return Err(Reason::Oversize);
-    }
+/// Whether a datagram from a node is a packet to hand over. Whether it is too large for the way to the pod is the kernel's
+/// business: other nodes may have a wider underlay.
+fn inspect(packet: &[u8], node: IpAddr, overlay: &Overlay) -> Result<Header, Reason> {
     let header = Header::read(packet)?;
     if !packet::is_header_whole(packet, &header) {
         return Err(Reason::BadChecksum);
@@ -323,13 +318,13 @@ mod tests {
             ("cut off", packet[..90].to_vec(), Err(Reason::BadLength)),
             ("changed on the way", with(8, 9), Err(Reason::BadChecksum)),
             ("at its last hop", last_hop, Err(Reason::Ttl)),
-            ("large", udp(pods()[0], &[1; 1500]), Err(Reason::Oversize)),
+            ("large", udp(pods()[0], &[1; 1500]), Ok(())),
         ];
         for (what, packet, expected) in table {
-            assert_eq!(inspect(&packet, node, 1472, &shared.now()).map(drop), expected, "{what}");
+            assert_eq!(inspect(&packet, node, &shared.now()).map(drop), expected, "{what}");
         }
         shared.change(|overlay| overlay.check = SourceCheck::Loose);
-        let stranger = inspect(&packet, node, 1472, &shared.now());
+        let stranger = inspect(&packet, node, &shared.now());
         assert_eq!(stranger, Err(Reason::UnknownNode));
     }
 }

@@ -1,13 +1,14 @@
 //! What senders are told: hops used up, nobody there, too large; and ways that are narrower than they look.
 
+use ovl_tests::datagrams::Datagrams;
 use ovl_tests::netns::Netns;
 use ovl_tests::subnet::SubnetEnv;
 use ovl_tests::topology::Topology;
 use ovl_tests::traffic::{self, Destination};
 use ovl_tests::wait::wait_for;
 
-use super::start;
-use crate::overlay::{DUAL, KERNEL, Overlay, SOON};
+use super::{UDP, start};
+use crate::overlay::{DUAL, KERNEL, Overlay, SOON, config};
 
 /// What ping says when asked once with these words.
 fn ask(from: &Netns, words: &str) -> String {
@@ -70,6 +71,29 @@ fn an_address_that_no_node_has_is_unreachable_and_a_large_packet_is_too_big() {
         traffic::ping_packet(pod.netns(), address, 1452).unwrap();
     }
     traffic::tcp_transfer(pod, &overlay.pods[1], 10 << 20).unwrap();
+}
+
+/// A node with a wider underlay: its pods' packets arrive in one piece, and are too large for the pods here. The kernel
+/// tells the sender, and cuts what may be cut.
+#[test]
+fn a_packet_from_a_wider_underlay_is_cut_or_its_sender_told() {
+    let topology = Topology::builder("udp-wider").behind_router(1).ipv6().mtu(9000);
+    let mut overlay = Overlay::bare(topology, &config(&[DUAL], UDP)).unwrap();
+    overlay.topology.switch().unwrap().ip("link set far mtu 1500").unwrap();
+    overlay.node(1).netns().ip("link set eth0 mtu 1500").unwrap();
+    overlay.start_agents(KERNEL).unwrap();
+    let [wide, narrow] = [&overlay.pods[0], &overlay.pods[1]];
+    traffic::ping_all_pairs(&overlay.pods).unwrap();
+    let uncut = ask(wide.netns(), &format!("-M dont -s 5000 {}", narrow.address()));
+    assert!(uncut.contains(" 0% packet loss"), "{uncut}");
+    for (address, text) in narrow.addresses().zip(["mtu = 1452", "mtu=1452"]) {
+        // Over IPv6 the first one tells the node how wide the way is.
+        let is_told = || Ok(ask(wide.netns(), &format!("-M do -s 5000 {address}")).contains(text));
+        wait_for(&format!("the sender to {address} to be told"), SOON, is_told).unwrap();
+        // Who knows, cuts.
+        let datagrams = Datagrams::between(wide.netns(), narrow.netns(), address).unwrap();
+        datagrams.exchange(20, 5000).unwrap();
+    }
 }
 
 /// The pods cannot know: outer packets travel in fragments, as the kernel's tunnels' do.
