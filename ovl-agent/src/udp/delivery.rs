@@ -85,7 +85,9 @@ mod tests {
     fn a_run_that_the_kernel_does_not_take_is_written_packet_by_packet() {
         let packets: Vec<_> = (0..5).map(|number| udp(pods()[1], &[number; 700])).collect();
         let mut sent = packets.clone();
-        sent.iter_mut().for_each(|packet| take_hop(packet));
+        for packet in &mut sent {
+            take_hop(packet);
+        }
         let einval = |offload: Offload| offload.aggregate.map(|_| libc::EINVAL);
         assert_eq!(delivered(&packets, einval), (sent, "delivered 5".to_owned()));
         let (taken, counts) = delivered(&packets, |_| None);

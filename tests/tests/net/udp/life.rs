@@ -4,6 +4,7 @@ use ovl_tests::command::Cmd;
 use ovl_tests::echo::Echo;
 use ovl_tests::flow::{Flow, SMALL};
 use ovl_tests::links;
+use ovl_tests::pod::Pod;
 use ovl_tests::topology::Topology;
 use ovl_tests::traffic::{self, PingInBackground};
 use ovl_tests::wait::wait_for;
@@ -21,7 +22,7 @@ fn a_restart_is_a_short_gap() {
         link[0]["ifindex"].as_u64().unwrap()
     };
     let before = index(&overlay);
-    let [client, server] = [&overlay.pods[0], &overlay.pods[1]].map(|pod| pod.netns());
+    let [client, server] = [&overlay.pods[0], &overlay.pods[1]].map(Pod::netns);
     for kill in [false, true] {
         for address in overlay.pods[1].addresses() {
             let echo = Echo::start(server, (address, 0).into(), 1).unwrap();
