@@ -38,6 +38,8 @@ pub(crate) const INSPECTION: &[Tool] = &[
     ("socat", "socat"),
     ("bpftool", "bpftool"),
     ("sha256sum", "coreutils"),
+    // Not on PATH: found where Debian has them.
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
 ];
 
 /// What fetches other kernels and boots them.

@@ -32,6 +32,7 @@ impl Agent {
                 self.remember(vec![problem]);
             }
         }
+        self.forget_flows_of_gone_pods();
         self.tally.passed(started.elapsed(), !self.errors.is_empty());
     }
 

@@ -5,6 +5,7 @@ mod attachments;
 mod bad_input;
 mod cleanup;
 mod cluster;
+mod cni;
 mod coexist;
 mod command_line;
 mod config_change;
