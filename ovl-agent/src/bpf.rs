@@ -10,7 +10,7 @@ mod maps;
 pub(crate) mod pins;
 mod trial;
 
-pub use attach::{Attachment, AttachmentTable, Hook, TcAttach, TcxOrder, has_others};
+pub use attach::{Attachment, AttachmentTable, Hook, TcAttach, TcxOrder, has_others, is_gone};
 pub use counters::{Counter, counters};
 pub use flows::FlowMap;
 pub use load::{DataPlane, LoadError, ObjectSource};

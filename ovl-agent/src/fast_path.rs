@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::backend::{Tunnel, bpf_prefix};
 use crate::bpf::{
     Abi, Attachment, AttachmentTable, Counter, DataPlane, FlowMap, Hook, LoadError, NodeTable, ObjectSource,
-    Pins, PortTable, Pulse, RemoteTable, StateTable, counters, features, has_others, prune_learned,
+    Pins, PortTable, Pulse, RemoteTable, StateTable, counters, features, has_others, is_gone, prune_learned,
 };
 use crate::cli;
 use crate::conntrack::Timeouts;
@@ -267,6 +267,8 @@ impl FastPath {
             outcome.errors.push(format!("{error:#}"));
         }
         self.known.hooks.doubt();
+        // Nobody has taken anything off there.
+        self.wanted_hooks.retain(|hook, attachment| !is_gone(*hook, attachment));
         let mut attaching = self.attachments.with(&mut self.plane.programs);
         put_missing(&mut attaching, &mut self.known.hooks, &self.wanted_hooks, outcome).await;
     }

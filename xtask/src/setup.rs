@@ -38,6 +38,7 @@ pub(crate) const INSPECTION: &[Tool] = &[
     ("socat", "socat"),
     ("bpftool", "bpftool"),
     ("sha256sum", "coreutils"),
+    ("capsh", "libcap2-bin"),
     // Not on PATH: found where Debian has them.
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
 ];

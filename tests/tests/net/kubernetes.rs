@@ -27,7 +27,7 @@ const OUTAGE: Duration = Duration::from_secs(40);
 /// A cluster without agents yet. Fields are dropped in order.
 pub(crate) struct Cluster {
     pub(crate) server: ApiServer,
-    config: PathBuf,
+    pub(crate) config: PathBuf,
     pub(crate) topology: Topology,
 }
 
@@ -63,7 +63,7 @@ impl Cluster {
         (agent, pod)
     }
 
-    fn wait_for_condition(&self, node: &str, status: &str, deadline: Duration) {
+    pub(crate) fn wait_for_condition(&self, node: &str, status: &str, deadline: Duration) {
         let what = format!("the condition NetworkUnavailable of {node} to be {status}");
         let said = || self.server.condition(node, "NetworkUnavailable").map(|(status, _)| status);
         wait_for(&what, deadline, || Ok(said().as_deref() == Some(status))).unwrap();

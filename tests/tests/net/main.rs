@@ -10,6 +10,7 @@ mod coexist;
 mod command_line;
 mod config_change;
 mod conntrack;
+mod daemon_set;
 mod direct_routing;
 mod dual_stack;
 mod etcd_life;
