@@ -155,13 +155,18 @@ fn wait_ready(agent: &Background) {
 
 #[test]
 fn the_manifests_capabilities_and_mounts_suffice() {
-    // kube-proxy in its nftables mode, and in the other one.
-    for nftables in [true, false] {
+    let rules =
+        [(true, "nft list ruleset"), (false, "iptables-nft -t nat -S"), (false, "iptables-legacy -t nat -S")];
+    for (nftables, rules) in rules {
         let network = format!(r#"{ONLY_IPV4},"EnableNFTables":{nftables}"#);
         let cluster = Cluster::new("daemonset", 2, &config(&[&network], r#"{"Type":"vxlan"}"#));
         let (here, there) = (cluster.node(0), cluster.node(1));
         let peer = cluster.start(1, &flags(there, VERIFIED));
         let container = Container::new(here);
+        if rules.starts_with("iptables-legacy") {
+            // As kube-proxy does: the agent writes rules where the host's are.
+            here.command("iptables-legacy").words("-t nat -N KUBE-SERVICES").run().unwrap();
+        }
         let configs = container.on_node("config");
         fs::create_dir_all(&configs).unwrap();
         fs::copy(&cluster.config, configs.join("net-conf.json")).unwrap();
@@ -191,7 +196,6 @@ fn the_manifests_capabilities_and_mounts_suffice() {
             .unwrap();
         assert_eq!(liberal.trim(), "1");
         assert!(container.has_pins(), "programs outlive the agent");
-        let rules = if nftables { "nft list ruleset" } else { "iptables -t nat -S" };
         let rules = here.command("sh").arg("-c").arg(rules).run().unwrap();
         assert!(rules.to_lowercase().contains("masquerade"), "{rules}");
         let health = |path: &str| {
