@@ -164,8 +164,8 @@ fn the_manifests_capabilities_and_mounts_suffice() {
         let peer = cluster.start(1, &flags(there, VERIFIED));
         let container = Container::new(here);
         if rules.starts_with("iptables-legacy") {
-            // As kube-proxy does: the agent writes rules where the host's are.
-            here.command("iptables-legacy").words("-t nat -N KUBE-SERVICES").run().unwrap();
+            // As the kubelet does, for tools in containers to write rules where the host has its own.
+            here.command("iptables-legacy").words("-t mangle -N KUBE-IPTABLES-HINT").run().unwrap();
         }
         let configs = container.on_node("config");
         fs::create_dir_all(&configs).unwrap();
