@@ -1,6 +1,7 @@
 //! The BPF side: the object, its maps as tables, and where its programs are attached.
 
 mod attach;
+mod count;
 mod counters;
 pub mod features;
 pub(crate) mod filters;
@@ -10,7 +11,7 @@ mod maps;
 pub(crate) mod pins;
 mod trial;
 
-pub use attach::{Attachment, AttachmentTable, Hook, TcAttach, TcxOrder, has_others, is_gone};
+pub use attach::{Attachment, AttachmentTable, Hook, TcAttach, TcxOrder, is_gone};
 pub use counters::{Counter, counters};
 pub use flows::FlowMap;
 pub use load::{DataPlane, LoadError, ObjectSource};

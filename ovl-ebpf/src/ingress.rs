@@ -43,14 +43,15 @@ fn carry<O: IpHeader, P: Packet, T: Tables>(
     if !decap::is_to_tunnel(active.config, ip) {
         return Err(Reason::NotTunnel);
     }
-    // Up to and including an inner TCP header.
-    packet.make_linear(inner_ip::<O>() + size_of::<Ipv6>() + TRANSPORT);
+    // No more than the shorter family takes: pulling one byte that is not there yet costs as much as all the rest.
+    packet.make_linear(inner_ip::<O>() + size_of::<Ipv4>() + TRANSPORT);
     let outer = decap::outer::<O, P>(packet, active.config)?;
+    let node = packet.at::<O>(IP)?.source();
     match outer.ethertype {
-        ETHERTYPE_IPV4 => tunnelled::<O, Ipv4, P, T>(packet, tables, active, &outer),
-        ETHERTYPE_IPV6 => tunnelled::<O, Ipv6, P, T>(packet, tables, active, &outer),
+        ETHERTYPE_IPV4 => tunnelled::<O, Ipv4, P, T>(packet, tables, active, &outer, node),
+        ETHERTYPE_IPV6 => tunnelled::<O, Ipv6, P, T>(packet, tables, active, &outer, node),
         _ => {
-            if let Some(drop) = check_node(tables, active, &outer)? {
+            if let Some(drop) = check_node(tables, active, node)? {
                 return Ok(drop);
             }
             Err(Reason::NotIp)
@@ -64,10 +65,12 @@ fn tunnelled<O: IpHeader, I: IpHeader, P: Packet, T: Tables>(
     tables: &T,
     active: &Active<'_>,
     outer: &Outer,
+    node: IpKey,
 ) -> Result<Verdict<'static>, Reason> {
+    packet.make_linear(inner_ip::<O>() + I::LENGTH + TRANSPORT);
     let ip: &I = packet.at(inner_ip::<O>())?;
     ip.check_version()?;
-    if let Some(drop) = check_source(tables, active, outer, ip.source())? {
+    if let Some(drop) = check_source(tables, active, node, ip.source())? {
         return Ok(drop);
     }
     outer.oddity?;
@@ -91,17 +94,17 @@ fn tunnelled<O: IpHeader, I: IpHeader, P: Packet, T: Tables>(
 fn check_source<T: Tables>(
     tables: &T,
     active: &Active<'_>,
-    outer: &Outer,
+    node: IpKey,
     source: IpKey,
 ) -> Result<Option<Verdict<'static>>, Reason> {
     let Some(remote) = tables.remote(source) else {
-        if let Some(drop) = check_node(tables, active, outer)? {
+        if let Some(drop) = check_node(tables, active, node)? {
             return Ok(Some(drop));
         }
         return refuse(active, SourceCheck::Strict, Reason::ForeignSource).map(Some);
     };
-    if remote.node != outer.node {
-        if let Some(drop) = check_node(tables, active, outer)? {
+    if remote.node != node {
+        if let Some(drop) = check_node(tables, active, node)? {
             return Ok(Some(drop));
         }
         return refuse(active, SourceCheck::Loose, Reason::WrongNode).map(Some);
@@ -114,9 +117,9 @@ fn check_source<T: Tables>(
 fn check_node<T: Tables>(
     tables: &T,
     active: &Active<'_>,
-    outer: &Outer,
+    node: IpKey,
 ) -> Result<Option<Verdict<'static>>, Reason> {
-    if tables.is_node(outer.node) {
+    if tables.is_node(node) {
         return Ok(None);
     }
     refuse(active, SourceCheck::Loose, Reason::UnknownNode).map(Some)
