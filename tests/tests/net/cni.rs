@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::attachments::attached;
 use crate::kubernetes::Cluster;
-use crate::overlay::{CARRIED, DUAL, ONLY_IPV4, Overlay, SOON, VERIFIED, config, is_fast};
+use crate::overlay::{CARRIED, DUAL, FILTERED, ONLY_IPV4, Overlay, SOON, VERIFIED, config, is_fast};
 use crate::pins::pinned;
 
 const TUNNEL: &str = r#"{"Type":"vxlan"}"#;
@@ -234,7 +234,7 @@ fn pods_that_come_and_go_leave_nothing() {
 /// `hostPort`s are the plugin's own DNAT; the pod behind one answers whoever asks, on whichever path.
 #[test]
 fn a_host_port_leads_to_its_pod() {
-    for args in CARRIED {
+    for args in FILTERED {
         let cluster = Cluster::new("cni-port", 2, &config(&[ONLY_IPV4], TUNNEL));
         let _agents = start::<2>(&cluster, args);
         let runtimes =
