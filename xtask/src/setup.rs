@@ -38,8 +38,14 @@ pub(crate) const INSPECTION: &[Tool] = &[
     ("socat", "socat"),
     ("bpftool", "bpftool"),
     ("sha256sum", "coreutils"),
+];
+
+/// What makes pods and containers in tests, and what the agent's image is made of.
+pub(crate) const CONTAINERS: &[Tool] = &[
     ("capsh", "libcap2-bin"),
-    // Not on PATH: found where Debian has them.
+    ("nft", "nftables"),
+    ("iptables", "iptables"),
+    // Not on PATH, but where Debian has it.
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
 ];
 
