@@ -11,7 +11,7 @@ mod maps;
 pub(crate) mod pins;
 mod trial;
 
-pub use attach::{Attachment, AttachmentTable, Hook, TcAttach, TcxOrder};
+pub use attach::{Attachment, AttachmentTable, Hook, TcAttach, TcxOrder, is_gone};
 pub use counters::{Counter, counters};
 pub use flows::FlowMap;
 pub use load::{DataPlane, LoadError, ObjectSource};

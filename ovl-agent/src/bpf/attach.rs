@@ -7,6 +7,7 @@ use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, tc};
+use nix::net::if_::if_nametoindex;
 use ovl_common::Program;
 use rtnetlink::Handle;
 use tracing::{debug, info};
@@ -341,6 +342,11 @@ impl Attaching<'_> {
     }
 }
 
+/// Whether the interface of a hook is not there any more.
+pub fn is_gone(hook: Hook, attachment: &Attachment) -> bool {
+    if_nametoindex(attachment.interface.as_str()) != Ok(hook.ifindex)
+}
+
 impl Held {
     fn is_tcx(&self) -> bool {
         !matches!(self.way, Way::Filter)
@@ -408,7 +414,14 @@ impl Table for Attaching<'_> {
         if self.table.held.contains_key(hook) {
             self.table.detach(*hook).await?;
         }
-        let held = self.attach(*hook, attachment).await?;
+        let held = match self.attach(*hook, attachment).await {
+            // A pod that went while its interface was looked at; the next listing does not ask for it any more.
+            Err(error) if is_gone(*hook, attachment) => {
+                debug!("{error}, which is gone");
+                return Ok(());
+            }
+            attached => attached?,
+        };
         // A filter was replaced; beside a link it would run the programs twice.
         if self.table.is_left(*hook) && held.is_tcx() {
             self.table.remove_filter(*hook).await?;
