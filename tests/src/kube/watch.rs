@@ -2,7 +2,6 @@
 
 use std::io::Result;
 use std::net::{Shutdown, TcpStream};
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -50,7 +49,7 @@ fn run(stream: &TcpStream, shared: &Shared, request: &Request) -> Result<()> {
     loop {
         let mut lines = Vec::new();
         let now = {
-            let mut state = shared.state();
+            let state = shared.state();
             if version < state.objects.forgotten {
                 drop(state);
                 return expire(stream, version);
@@ -60,11 +59,13 @@ fn run(stream: &TcpStream, shared: &Shared, request: &Request) -> Result<()> {
                 news.filter(|event| only.is_none_or(|only| event.object["metadata"]["name"] == only));
             lines.extend(wanted.map(|event| line(event.kind, &event.object)));
             version = version.max(state.objects.version);
-            if lines.is_empty() && seen == Seen::of(&state) {
-                let news = shared.changed.wait_timeout(state, LOOK);
-                state = news.unwrap_or_else(PoisonError::into_inner).0;
+            let now = Seen::of(&state);
+            if lines.is_empty() && seen == now && Instant::now() <= until {
+                // What has come meanwhile is looked at as a whole: a bookmark must not be older than what it follows.
+                drop(shared.changed.wait_timeout(state, LOOK));
+                continue;
             }
-            Seen::of(&state)
+            now
         };
         for line in lines {
             piece(stream, &line)?;
