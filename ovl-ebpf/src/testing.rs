@@ -35,6 +35,8 @@ pub const UNDERLAY: u32 = 7;
 pub const OVERLAY: u32 = 8;
 /// The overlay device of IPv6.
 pub const OVERLAY6: u32 = 9;
+/// What XDP writes in front of what it strips.
+pub const TOKEN: u64 = 0x1234_5678_9abc_def0;
 /// The mark of packets that netfilter accepted.
 pub const MARK: u32 = 0x2000;
 /// IPv6 address of a pod on the peer.
