@@ -98,8 +98,9 @@ mod tests {
         tables_over,
     };
 
-    /// What only tc can see: a tag that is beside the bytes, whom the driver took the packet for.
-    const ONLY_AT_TC: [&str; 2] = ["vlan", "another host's"];
+    /// What only tc can see, as a tag that is beside the bytes and whom the driver took the packet for, and what it alone
+    /// asks about a packet that is none of IP.
+    const ONLY_AT_TC: [&str; 3] = ["vlan", "another host's", "unknown node, arp inside"];
 
     fn with(change: impl FnOnce(&mut Config)) -> Mem {
         let mut tables = tables(Travel::Vxlan);
