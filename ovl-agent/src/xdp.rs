@@ -8,6 +8,7 @@ use crate::cli;
 
 mod device;
 mod features;
+mod generic;
 
 pub use device::Device;
 pub(crate) use features::Features;
@@ -56,7 +57,17 @@ pub fn choose(wanted: cli::Xdp, device: &Device) -> Choice {
     let asked = |mode: Mode| Choice { mode: Some(mode), reason: format!("--xdp {}", mode.name()) };
     match wanted {
         cli::Xdp::Off => Choice::none("--xdp off"),
+        cli::Xdp::Native if device.features.is_some_and(|features| !features.gro) => Choice {
+            mode: Some(Mode::Native),
+            reason: format!(
+                "--xdp native; nothing is gained while aggregation is off: `ethtool -K {} gro on`",
+                device.name
+            ),
+        },
         cli::Xdp::Native => asked(Mode::Native),
+        cli::Xdp::Skb if generic::hides_the_frame() => Choice::none(
+            "--xdp skb: on this kernel, packets that generic XDP has seen reach tc without their Ethernet header",
+        ),
         cli::Xdp::Skb => asked(Mode::Skb),
         cli::Xdp::Auto => match against(device) {
             Some(reason) => Choice::none(format!("--xdp auto: {reason}")),
@@ -146,9 +157,11 @@ mod tests {
             let choice = choose(cli::Xdp::Auto, &device);
             assert_eq!(choice.mode, None, "{name}");
             assert!(choice.reason.contains(reason), "{name}: {}", choice.reason);
-            for (wanted, mode) in [(cli::Xdp::Native, Mode::Native), (cli::Xdp::Skb, Mode::Skb)] {
-                assert_eq!(choose(wanted, &device).mode, Some(mode), "{name}: who asks gets it");
-            }
+            assert_eq!(
+                choose(cli::Xdp::Native, &device).mode,
+                Some(Mode::Native),
+                "{name}: who asks gets it"
+            );
             assert_eq!(choose(cli::Xdp::Off, &device).mode, None);
         }
         let mut unchecked = good;

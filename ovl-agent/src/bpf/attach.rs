@@ -1,6 +1,7 @@
 //! Where the programs are attached: tcx links where the kernel has them, clsact filters elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
@@ -10,6 +11,7 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
 use ovl_common::Program;
 use rtnetlink::Handle;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
 use super::filters::{Filter, PRIORITY};
@@ -265,6 +267,14 @@ impl Attaching<'_> {
                 return Ok(Held { attachment: attachment.clone(), way: Way::Xdp(link) });
             }
             Pins::remove(path)?;
+            // The kernel lets go of it a moment after its last pin and descriptor.
+            let gone = async {
+                while is_taken(&handle, hook.ifindex).await? {
+                    sleep(Duration::from_millis(2)).await;
+                }
+                anyhow::Ok(())
+            };
+            timeout(Duration::from_secs(1), gone).await.unwrap_or(Ok(()))?;
         }
         let flags = match mode {
             Mode::Native => XdpMode::Driver,
@@ -403,6 +413,12 @@ impl Attaching<'_> {
         let pinned = link.pin(&path).map_err(|error| LoadError::of(&step(), &error))?;
         Ok(Way::Pinned(pinned))
     }
+}
+
+/// Whether a device runs any program of XDP.
+async fn is_taken(handle: &Handle, ifindex: u32) -> Result<bool> {
+    let native = xdp_program(handle, ifindex, Mode::Native).await?;
+    Ok(native.is_some() || xdp_program(handle, ifindex, Mode::Skb).await?.is_some())
 }
 
 /// Whether programs of others are attached by tcx where ours, or an earlier agent's, may be. Where the kernel does not say,

@@ -48,3 +48,4 @@ mod udp;
 mod verification;
 mod verified;
 mod wire;
+mod xdp;
