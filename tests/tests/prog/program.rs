@@ -45,6 +45,11 @@ pub(crate) struct Run {
 }
 
 impl Programs {
+    /// Loads them once more beside those of this namespace, with maps of their own.
+    pub(crate) fn once_more(travel: Travel) -> Self {
+        Self::filled(travel, Family::V4)
+    }
+
     /// Loads them and fills the maps: one peer that is reached by `travel`, and one known pod. Moves the calling
     /// thread into a new network namespace, which has a pod port and an underlay interface.
     pub(crate) fn load(travel: Travel) -> Self {
@@ -58,6 +63,10 @@ impl Programs {
         interface(UNDERLAY, "underlay", UNDERLAY_MAC);
         interface(OVERLAY, "overlay", VTEP);
         interface(OVERLAY6, "overlay6", VTEP);
+        Self::filled(travel, outer)
+    }
+
+    fn filled(travel: Travel, outer: Family) -> Self {
         let object = ovl_tests::artifacts::bpf_object().expect("built by cargo xtask");
         let coarse = u8::from(features::has_coarse_clock());
         let mut ebpf = EbpfLoader::new()
@@ -71,7 +80,9 @@ impl Programs {
             classifier.load().expect("the verifier accepts it");
         }
         let mut programs = Self { ebpf };
-        programs.xdp().load().expect("the verifier accepts it");
+        if Self::strips_early() {
+            programs.xdp().load().expect("the verifier accepts it");
+        }
         // Test runs take as long as they take: the deadline has tests of its own.
         programs.set_config(Config { deadline: u64::MAX, ..config() });
         programs.set_remote(travel, outer);
@@ -152,12 +163,12 @@ impl Programs {
         self.classifier(program).info().expect("it is loaded")
     }
 
-    fn classifier(&mut self, program: Program) -> &mut SchedClassifier {
+    pub(crate) fn classifier(&mut self, program: Program) -> &mut SchedClassifier {
         let found = self.ebpf.program_mut(program.name()).expect("in the object");
         found.try_into().expect("a classifier")
     }
 
-    fn xdp(&mut self) -> &mut Xdp {
+    pub(crate) fn xdp(&mut self) -> &mut Xdp {
         let found = self.ebpf.program_mut(Program::FromWireXdp.name()).expect("in the object");
         found.try_into().expect("a program of XDP")
     }
@@ -166,6 +177,16 @@ impl Programs {
     pub(crate) fn changes_families(&mut self) -> bool {
         let flags = features::FIXED_GSO | features::NO_CSUM_RESET | features::DECAP_L3_IPV6;
         features::takes_room(&mut self.ebpf, -50, flags).expect("the probe runs")
+    }
+
+    /// Whether this kernel (5.18 and later) lets programs of XDP see packets in several buffers.
+    pub(crate) fn strips_early() -> bool {
+        features::has_xdp_buffers().expect("the kernel says")
+    }
+
+    /// The programs that this kernel runs.
+    pub(crate) fn all() -> impl Iterator<Item = Program> {
+        Program::ALL.into_iter().filter(|program| *program != Program::FromWireXdp || Self::strips_early())
     }
 
     /// Whether this kernel (5.13 and later) makes room for VXLAN.

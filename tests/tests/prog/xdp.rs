@@ -1,18 +1,25 @@
 //! What XDP makes of packets: stripped ones have a note in front, all others are as they were.
 
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use aya::programs::{TcAttachType, XdpMode, tc};
 use ovl_common::wire::Ethernet;
 use ovl_common::{Config, FastPath, Mac, Program, Reason, Travel};
 use ovl_ebpf::early::from_wire_xdp;
 use ovl_ebpf::ip::Family;
 use ovl_ebpf::testing::{
-    Frame, Mem, TOKEN, config, dropped_from_wire, from_wire_frame, from_wire_frame_of,
+    Frame, Mem, TOKEN, UNDERLAY, VTEP, config, dropped_from_wire, from_wire_frame, from_wire_frame_of,
     left_to_the_kernel_from_wire, left_to_the_kernel_from_wire6, tables_over,
 };
 use ovl_ebpf::verdict::Verdict;
+use ovl_tests::wait::wait_for;
 
 use crate::program::{Programs, Run, XDP_PASS};
 
 const NOTE: usize = size_of::<u64>();
+const SOON: Duration = Duration::from_secs(5);
 
 /// The library's word on a packet, as the program should say it.
 fn expected(frame: &Frame, tables: &Mem) -> Run {
@@ -106,4 +113,49 @@ fn a_packet_in_several_buffers_is_stripped_as_others() {
     let mut stripped = frame;
     assert_eq!(from_wire_xdp(&mut stripped, &tables), Verdict::Strip);
     assert_eq!(run.bytes[NOTE..], stripped.bytes);
+}
+
+fn shell(line: &str) {
+    let output = Command::new("sh").args(["-c", line]).output().expect("there is a shell");
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The token goes from the one program to the other on a live device; and a flow that ages in between is the kernel's, as if
+/// the overlay device had stripped it. So that it ages for sure, either program has maps of its own.
+#[test]
+fn what_tc_cannot_deliver_after_all_comes_out_of_the_overlay_device() {
+    let mut early = Programs::load(Travel::Vxlan);
+    let mut late = Programs::once_more(Travel::Vxlan);
+    late.set_config(Config { deadline: u64::MAX, fast_path: FastPath::Verified as u32, ..config() });
+    shell(
+        "sysctl -qw net.ipv6.conf.all.disable_ipv6=1; for i in underlay overlay; do ip link set $i-peer up; ip link set $i up; done",
+    );
+    early.xdp().attach_to_if_index(UNDERLAY, XdpMode::Driver).expect("a veth runs it");
+    let _ = tc::qdisc_add_clsact("underlay");
+    late.classifier(Program::FromWire).attach("underlay", TcAttachType::Ingress).expect("attaches");
+    let dir = tempfile::tempdir().expect("a directory");
+    let (frame, log, seen) = (dir.path().join("frame"), dir.path().join("log"), dir.path().join("seen"));
+    let sent = from_wire_frame();
+    fs::write(&frame, &sent.bytes).expect("writes");
+    let mut capture = Command::new("tcpdump")
+        .args(["-i", "overlay", "-c", "1", "-U", "-w"])
+        .arg(&seen)
+        .stderr(fs::File::create(&log).expect("a file"))
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("tcpdump is installed");
+    wait_for("tcpdump to listen", SOON, || Ok(fs::read_to_string(&log)?.contains("listening on")))
+        .expect("soon");
+    shell(&format!("socat -u FILE:{} INTERFACE:underlay-peer", frame.display()));
+    let arrived = wait_for("the packet to arrive", SOON, || Ok(capture.try_wait()?.is_some()));
+    let _ended = capture.kill().and_then(|()| capture.wait());
+    assert_eq!(early.count(Program::FromWireXdp, Reason::Stripped), 1);
+    assert_eq!(late.count(Program::FromWire, Reason::NoFlow), 1);
+    arrived.expect("soon");
+    // Behind the headers of the file and of the packet.
+    let seen = fs::read(&seen).expect("a capture").split_off(24 + 16);
+    let mut expected = sent;
+    assert_eq!(from_wire_xdp(&mut expected, &tables_over(Travel::Vxlan, Family::V4)), Verdict::Strip);
+    expected.change::<Ethernet>(0, |ethernet| ethernet.destination = VTEP);
+    assert_eq!(seen, expected.bytes);
 }
