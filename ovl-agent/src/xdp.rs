@@ -69,15 +69,15 @@ pub fn choose(wanted: cli::Xdp, device: &Device) -> Choice {
             "--xdp skb: on this kernel, packets that generic XDP has seen reach tc without their Ethernet header",
         ),
         cli::Xdp::Skb => asked(Mode::Skb),
-        cli::Xdp::Auto => match against(device) {
-            Some(reason) => Choice::none(format!("--xdp auto: {reason}")),
-            None => {
-                let driver = device.driver.as_deref().unwrap_or_default();
-                let reason =
-                    format!("--xdp auto: {driver} runs programs itself, and GRO then finds plain packets");
-                Choice { mode: Some(Mode::Native), reason }
+        cli::Xdp::Auto => {
+            if let Some(reason) = against(device) {
+                return Choice::none(format!("--xdp auto: {reason}"));
             }
-        },
+            let driver = device.driver.as_deref().unwrap_or_default();
+            let reason =
+                format!("--xdp auto: {driver} runs programs itself, and GRO then finds plain packets");
+            Choice { mode: Some(Mode::Native), reason }
+        }
     }
 }
 

@@ -431,7 +431,10 @@ mod tests {
                         assert_eq!(before[IP + 12..IP + 16], PEER_NODE);
                     }
                     Verdict::Drop(Reason::UnknownNode | Reason::WrongNode) => assert_eq!(frame.bytes, before),
-                    other => {
+                    other @ (Verdict::Drop(_)
+                    | Verdict::Send { .. }
+                    | Verdict::Strip
+                    | Verdict::Return { .. }) => {
                         panic!("{other:?} at byte {position} ^ {value:#x}")
                     }
                 }

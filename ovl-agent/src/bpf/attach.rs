@@ -177,6 +177,9 @@ impl AttachmentTable {
     async fn detach(&mut self, hook: Hook) -> Result<()> {
         if let Some(pins) = &self.pins {
             Pins::remove(&pins.link(hook))?;
+            if hook.program == Program::FromWireXdp {
+                Pins::remove(&pins.program(hook.program))?;
+            }
         }
         // Closing the descriptor detaches; an interface that is gone took the attachment along.
         let held = self.held.remove(&hook);
@@ -252,6 +255,11 @@ impl Attaching<'_> {
         if program.fd().is_err() {
             let step = "loading from_wire_xdp, which takes Linux 5.18,";
             program.load().map_err(|error| LoadError::of(step, &error))?;
+            if let Some(pins) = &pins {
+                let path = pins.program(hook.program);
+                Pins::remove(&path)?;
+                program.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
+            }
         }
         let path = pins.as_ref().map(|pins| pins.link(hook));
         if let Some(path) = &path

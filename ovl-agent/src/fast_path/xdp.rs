@@ -57,16 +57,12 @@ impl Xdp {
             Some(reason) if self.wanted != cli::Xdp::Off => Choice::none(reason),
             _ => choose(self.wanted, &device),
         };
-        let (hook, attachment) = match choice.mode {
-            Some(mode) => {
-                let hook = Hook { ifindex: underlay.ifindex, program: Program::FromWireXdp };
-                (hook, Attachment { interface: underlay.name.clone(), xdp: Some(mode) })
-            }
-            None => {
-                self.choose(choice);
-                return None;
-            }
+        let Some(mode) = choice.mode else {
+            self.choose(choice);
+            return None;
         };
+        let hook = Hook { ifindex: underlay.ifindex, program: Program::FromWireXdp };
+        let attachment = Attachment { interface: underlay.name.clone(), xdp: Some(mode) };
         if attaching.holds(&hook, &attachment) {
             self.choose(choice);
             return Some((hook, attachment));
@@ -93,10 +89,7 @@ impl Xdp {
 
     fn choose(&mut self, choice: Choice) {
         if self.choice != choice && self.wanted != cli::Xdp::Off {
-            match choice.mode {
-                Some(mode) => info!("XDP strips tunnels in {} mode ({})", mode.name(), choice.reason),
-                None => info!("XDP strips no tunnels ({})", choice.reason),
-            }
+            info!("tunnels stripped by XDP: {} ({})", choice.mode.map_or("none", Mode::name), choice.reason);
         }
         self.refused = None;
         self.choice = choice;

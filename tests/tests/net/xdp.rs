@@ -30,8 +30,8 @@ fn program(node: &Node) -> Option<(&'static str, String)> {
     Some((mode, xdp["prog"]["name"].as_str().unwrap().to_owned()))
 }
 
-fn ours(mode: &'static str) -> Option<(&'static str, String)> {
-    Some((mode, "from_wire_xdp".to_owned()))
+fn ours(mode: &'static str) -> (&'static str, String) {
+    (mode, "from_wire_xdp".to_owned())
 }
 
 /// What an agent says of it: the mode and the reason.
@@ -45,7 +45,7 @@ fn strips(mode: &'static str, underlay: &str) {
     let args = format!("{VERIFIED} --xdp {mode} --underlay-family {underlay}");
     let overlay = Overlay::start_with(Topology::builder("xdp").ipv6(), &config, &args).unwrap();
     for (node, agent) in overlay.topology.nodes().iter().zip(&overlay.agents) {
-        assert_eq!(program(node), ours(mode));
+        assert_eq!(program(node), Some(ours(mode)));
         assert_eq!(said(&agent.status().unwrap()), (mode.to_owned(), format!("--xdp {mode}")));
     }
     for (from, to) in [(0, 1), (1, 0)] {
@@ -92,7 +92,7 @@ fn generically_or_not_at_all() {
         assert_eq!((mode.as_str(), program(node)), ("off", None));
         assert!(reason.contains("without their Ethernet header"), "{reason}");
     } else {
-        assert_eq!((mode.as_str(), program(node)), ("skb", ours("skb")));
+        assert_eq!((mode.as_str(), program(node)), ("skb", Some(ours("skb"))));
     }
     let ping = PingInBackground::start(overlay.pods[0].netns(), overlay.pods[1].address()).unwrap();
     wait_for("pings to go fast", SOON, || Ok(overlay.fast(1)?.1 > 10)).unwrap();
@@ -118,7 +118,7 @@ fn a_stream_is_aggregated_after_it_was_stripped() {
 #[test]
 fn jumbo_frames() {
     let overlay = Overlay::start(Topology::builder("xdp-jumbo").mtu(9000), "vxlan", XDP).unwrap();
-    assert_eq!(program(overlay.node(0)), ours("native"));
+    assert_eq!(program(overlay.node(0)), Some(ours("native")));
     let (client, server) = (&overlay.pods[0], &overlay.pods[1]);
     traffic::tcp_intact(client, server, 20 << 20, overlay.topology.dir()).unwrap();
     let counters = overlay.agents[1].counters().unwrap();
@@ -161,7 +161,7 @@ fn refusals_are_named_and_cost_nothing() {
     traffic::tcp_transfer(&overlay.pods[0], &overlay.pods[1], 20 << 20).unwrap();
     let after = overlay.fast(0).unwrap();
     assert!(after.0 > before.0 + 100 && after.1 > before.1, "the program at tc strips");
-    assert_eq!(program(overlay.node(0)), ours("native"), "the other's stays");
+    assert_eq!(program(overlay.node(0)), Some(ours("native")), "the other's stays");
     drop(others);
 }
 
@@ -176,7 +176,7 @@ fn modes_change_under_traffic() {
     for mode in ["native", "off", "native"] {
         overlay.agents[1].terminate().unwrap();
         overlay.agents[1] = overlay.start_ready(1, &format!("{VERIFIED} --xdp {mode}")).unwrap();
-        let expected = if mode == "off" { None } else { ours(mode) };
+        let expected = (mode != "off").then(|| ours(mode));
         let node = overlay.node(1);
         wait_for(&format!("eth0 to be in mode {mode}"), SOON, || Ok(program(node) == expected)).unwrap();
         ping.wait_for_more(100, Duration::from_secs(10)).unwrap();
@@ -192,9 +192,9 @@ fn modes_change_under_traffic() {
 fn nothing_is_left_of_an_agent_that_was_killed() {
     let mut overlay = Overlay::start(Topology::builder("xdp-left"), "vxlan", XDP).unwrap();
     overlay.agents[0].kill().unwrap();
-    assert_eq!(program(overlay.node(0)), ours("native"), "its pin keeps it");
+    assert_eq!(program(overlay.node(0)), Some(ours("native")), "its pin keeps it");
     overlay.agents[0] = overlay.start_ready(0, XDP).unwrap();
-    assert_eq!(program(overlay.node(0)), ours("native"));
+    assert_eq!(program(overlay.node(0)), Some(ours("native")));
     traffic::ping_all_pairs(&overlay.pods).unwrap();
     overlay.agents[0].kill().unwrap();
     let agent = artifacts::agent_binary().unwrap();
