@@ -74,6 +74,7 @@ const FLAGS: [Row; 48] = [
     row!("underlay-family", underlay_family, "Same", "ipv6" => "Ipv6", Some("6")),
     row!("tc-attach", tc_attach, "Auto", "clsact" => "Clsact", Some("xdp")),
     row!("tcx-order", tcx_order, "Last", "first" => "First", Some("middle")),
+    row!("xdp", xdp, "Off", "native" => "Native", Some("hardware")),
     row!("bpf-object", bpf_object, "None", "/o" => r#"Some("/o")"#, None),
     row!("store", store, "None", "dir:/x" => r#"Some(Dir("/x"))"#, Some("dir:x")),
     row!("socket", socket, r#""/run/ovl/agent.sock""#, "/s" => r#""/s""#, None),
