@@ -1,6 +1,7 @@
 //! The BPF side: the object, its maps as tables, and where its programs are attached.
 
 mod attach;
+mod count;
 mod counters;
 pub mod features;
 pub(crate) mod filters;
@@ -11,7 +12,7 @@ pub(crate) mod pins;
 mod trial;
 mod xdp;
 
-pub use attach::{Attaching, Attachment, AttachmentTable, Hook, TcAttach, TcxOrder, has_others};
+pub use attach::{Attaching, Attachment, AttachmentTable, Hook, TcAttach, TcxOrder};
 pub use counters::{Counter, counters};
 pub use flows::FlowMap;
 pub use load::{DataPlane, LoadError, ObjectSource};

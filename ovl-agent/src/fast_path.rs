@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::backend::{Tunnel, bpf_prefix};
 use crate::bpf::{
     Attachment, AttachmentTable, Counter, DataPlane, FlowMap, Hook, LoadError, NodeTable, ObjectSource, Pins,
-    PortTable, Pulse, RemoteTable, StateTable, counters, features, has_others, prune_learned,
+    PortTable, Pulse, RemoteTable, StateTable, counters, features, prune_learned,
 };
 use crate::cli;
 use crate::conntrack::Timeouts;
@@ -169,6 +169,13 @@ impl FastPath {
         let wire = Hook { ifindex: underlay.ifindex, program: Program::FromWire };
         let attachment = Attachment::tc(&underlay.name);
         self.attachments.with(&mut self.plane.programs).put(&wire, &attachment).await
+    }
+
+    /// The pods before which others have programs, which would not see what is redirected into the pod.
+    pub fn watched(&self, pods: &BTreeMap<u32, PodPort>) -> BTreeSet<u32> {
+        let has_others =
+            |(ifindex, pod): &(&u32, &PodPort)| self.attachments.has_others(**ifindex, &pod.interface);
+        pods.iter().filter(has_others).map(|(ifindex, _)| *ifindex).collect()
     }
 
     /// `tcx` or `clsact`.
@@ -463,13 +470,6 @@ pub fn pod_ports(
         Some((interface.ifindex, PodPort { interface: interface.name.clone(), port }))
     });
     ports.collect()
-}
-
-/// The pods before which others have programs, which would not see what is redirected into the pod.
-pub fn watched(pods: &BTreeMap<u32, PodPort>) -> BTreeSet<u32> {
-    let hook = |ifindex| Hook { ifindex, program: Program::ToPod };
-    let watched = pods.iter().filter(|(ifindex, pod)| has_others(hook(**ifindex), &pod.interface));
-    watched.map(|(ifindex, _)| *ifindex).collect()
 }
 
 /// Where which program belongs. Peers without a tunnel are reached past the overlay device.

@@ -55,6 +55,17 @@ pub fn is_forwarding(family: Family) -> Option<bool> {
     read::<u8>(&format!("/proc/sys/{}", forwarding(family).replace('.', "/"))).map(|value| value != 0)
 }
 
+/// Says so where a pod's IPv4 packets would be lost on a way between nodes that is narrower than this node's own link. They
+/// travel over IPv6, whose routers do not take packets apart but tell the node, which by default does not tell the pod.
+pub fn warn_of_narrow_ways() {
+    if read::<u8>("/proc/sys/net/ipv4/ip_forward_use_pmtu") == Some(0) {
+        warn!(
+            "IPv4 pods' packets travel over IPv6 here: should a way between nodes be narrower than this node's link, large \
+             ones are lost on it; set net.ipv4.ip_forward_use_pmtu=1 (sysctl -w), or a smaller Backend.MTU"
+        );
+    }
+}
+
 /// Lets an overlay device have IPv6 addresses on a node where new interfaces get none: nodes without IPv6 between them
 /// often say so (`net.ipv6.conf.default.disable_ipv6=1`), while their pods have it.
 pub fn enable_ipv6(device: &str) {

@@ -1,5 +1,6 @@
 //! Addresses as they stand in map keys and values.
 
+use core::cmp::Ordering;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytemuck::{Pod, Zeroable};
@@ -10,25 +11,23 @@ use bytemuck::{Pod, Zeroable};
 /// A real IPv6 packet never carries a v4-mapped address: the programs pass such a packet to the kernel before
 /// they look anything up, or it would alias an IPv4 row.
 ///
-/// Words, not bytes: so that programs copy and compare it in four steps.
+/// Words, not bytes: so that programs copy and compare it in two steps.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
-pub struct IpKey([u32; 4]);
-
-/// The third word of an IPv4 address.
-const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct IpKey([u64; 2]);
 
 impl IpKey {
     /// The key of an IPv4 address given as the four bytes of a packet.
     #[inline(always)]
     pub const fn from_ipv4_octets(octets: [u8; 4]) -> Self {
-        Self([0, 0, MAPPED, u32::from_ne_bytes(octets)])
+        let [a, b, c, d] = octets;
+        Self([0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])])
     }
 
     /// The key of an IPv6 address given as the sixteen bytes of a packet.
     #[inline(always)]
     pub fn from_ipv6_octets(octets: [u8; 16]) -> Self {
-        Self(bytemuck::cast::<[u8; 16], [[u8; 4]; 4]>(octets).map(u32::from_ne_bytes))
+        Self(bytemuck::cast::<[u8; 16], [[u8; 8]; 2]>(octets).map(u64::from_ne_bytes))
     }
 
     /// All sixteen bytes.
@@ -40,25 +39,42 @@ impl IpKey {
     /// Whether this is an IPv4 address.
     #[inline(always)]
     pub fn is_ipv4(self) -> bool {
-        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED
+        const MAPPED: [u8; 4] = [0, 0, 0xff, 0xff];
+        let [high, low] = self.0;
+        let [mapped @ .., _, _, _, _] = low.to_ne_bytes();
+        high == 0 && mapped == MAPPED
     }
 
-    /// The address as four words in network byte order.
+    /// The address as two words in network byte order.
     #[inline(always)]
-    pub const fn words(self) -> [u32; 4] {
+    pub const fn words(self) -> [u64; 2] {
         self.0
     }
 
     /// The key with these words in network byte order.
     #[inline(always)]
-    pub const fn from_words(words: [u32; 4]) -> Self {
+    pub const fn from_words(words: [u64; 2]) -> Self {
         Self(words)
     }
 
     /// The last four bytes: the IPv4 address where the key is v4-mapped.
     #[inline(always)]
     pub const fn ipv4_octets(self) -> [u8; 4] {
-        self.0[3].to_ne_bytes()
+        let [.., a, b, c, d] = self.0[1].to_ne_bytes();
+        [a, b, c, d]
+    }
+}
+
+/// As addresses are ordered, not their words.
+impl Ord for IpKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.octets().cmp(&other.octets())
+    }
+}
+
+impl PartialOrd for IpKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

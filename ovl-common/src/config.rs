@@ -96,7 +96,7 @@ pub struct Range {
 
 impl Range {
     /// One that no pod's address lies in: the unspecified address alone.
-    pub const NONE: Self = Self { base: IpKey::from_words([0; 4]), mask: IpKey::from_words([u32::MAX; 4]) };
+    pub const NONE: Self = Self { base: IpKey::from_words([0; 2]), mask: IpKey::from_words([u64::MAX; 2]) };
 
     /// The range of the first `bits` bits of `base`, counted as in [`crate::Prefix`] (an IPv4 `/24` is 120).
     pub fn new(base: IpKey, bits: u32) -> Self {
@@ -108,10 +108,7 @@ impl Range {
     #[inline(always)]
     pub fn contains(&self, address: IpKey) -> bool {
         let (address, base, mask) = (address.words(), self.base.words(), self.mask.words());
-        (address[0] ^ base[0]) & mask[0] == 0
-            && (address[1] ^ base[1]) & mask[1] == 0
-            && (address[2] ^ base[2]) & mask[2] == 0
-            && (address[3] ^ base[3]) & mask[3] == 0
+        (address[1] ^ base[1]) & mask[1] == 0 && (address[0] ^ base[0]) & mask[0] == 0
     }
 }
 

@@ -83,11 +83,23 @@ pub struct Endpoint {
     pub ifindex: u32,
     /// The pod's MAC.
     pub pod: Mac,
+    /// Zero: programs copy MACs in words, whose places on the stack must be aligned.
+    pub reserved: [u8; 2],
     /// The gateway's MAC as the pod sees it.
     pub gateway: Mac,
+    /// Zero.
+    pub reserved_too: [u8; 2],
 }
 
-const _: () = assert!(size_of::<Endpoint>() == 16);
+const _: () = assert!(size_of::<Endpoint>() == 20);
+
+impl Endpoint {
+    /// The pod with the MAC `pod` behind the interface `ifindex`, which knows its gateway by the MAC `gateway`.
+    #[inline(always)]
+    pub const fn new(ifindex: u32, pod: Mac, gateway: Mac) -> Self {
+        Self { ifindex, pod, reserved: [0; 2], gateway, reserved_too: [0; 2] }
+    }
+}
 
 /// One counter.
 #[repr(C)]

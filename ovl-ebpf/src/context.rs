@@ -10,8 +10,8 @@ use aya_ebpf::bindings::{
     __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
     BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
-    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LOOKUP_OUTPUT,
-    bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+    BPF_FIB_LOOKUP_OUTPUT, bpf_redir_neigh,
 };
 use aya_ebpf::helpers::generated::{
     bpf_csum_level, bpf_csum_update, bpf_fib_lookup, bpf_get_hash_recalc, bpf_redirect, bpf_redirect_neigh,
@@ -50,20 +50,25 @@ const POP: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u6
 static OVL_POISON: u8 = 0;
 
 /// What `struct bpf_fib_lookup` of `linux/bpf.h` is for IPv6, in words: its fields of six bytes make the compiler call a
-/// `memset`, for which the stack has no room.
+/// `memset`, for which the stack has no room, and ports of two bytes one misaligned store.
 #[repr(C)]
 struct RouteQuery {
-    family: u8,
-    protocol: u8,
-    ports: [u16; 2],
-    /// Of the packet, host byte order.
-    length: u16,
+    /// Family, protocol, both ports, and the packet's length in host byte order.
+    head: u64,
     ifindex: u32,
     flow: u32,
     source: IpKey,
     destination: IpKey,
     /// For the kernel to write; until then anything but a byte over and over, which would be a `memset`, too.
     answer: [u64; 2],
+}
+
+/// What `struct bpf_redir_neigh` of `linux/bpf.h` is, from the family on: in a place where the words are aligned.
+#[repr(C)]
+struct NextHop {
+    reserved: u32,
+    family: u32,
+    words: [u64; 2],
 }
 
 /// The packet a tc program was called for.
@@ -216,11 +221,9 @@ impl Packet for Skb {
     // A function of its own for the sake of the stack.
     #[inline(never)]
     fn fits_way(&mut self, ifindex: u32, source: &IpKey, node: &IpKey, bytes: usize) -> bool {
+        let [low, high] = (bytes as u16).to_ne_bytes();
         let mut query = RouteQuery {
-            family: AF_INET6 as u8,
-            protocol: UDP,
-            ports: [0; 2],
-            length: bytes as u16,
+            head: u64::from_ne_bytes([AF_INET6 as u8, UDP, 0, 0, 0, 0, low, high]),
             ifindex,
             flow: 0,
             source: *source,
@@ -232,7 +235,9 @@ impl Packet for Skb {
         let answer = unsafe {
             bpf_fib_lookup(self.context.cast(), (&raw mut query).cast(), size, BPF_FIB_LOOKUP_OUTPUT)
         };
-        answer != i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED)
+        // Without a known neighbour the kernel resolves it. Any other answer came before the kernel looked at the size,
+        // such as where this interface does not forward: what it makes of that is its own to know.
+        answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS) || answer == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH)
     }
 
     #[inline(always)]
@@ -304,19 +309,16 @@ pub(crate) fn redirect_neigh(ifindex: u32, next_hop: Option<&IpKey>) -> i32 {
 #[inline(never)]
 fn redirect_to(ifindex: u32, next_hop: &IpKey) -> i32 {
     let (family, words) = if next_hop.is_ipv4() {
-        let [.., ipv4] = next_hop.words();
-        (AF_INET, [ipv4, 0, 0, 0])
+        // The kernel reads an IPv4 address from the first bytes.
+        let [_, low] = next_hop.words();
+        (AF_INET, [low.to_be() << 32, 0].map(u64::from_be))
     } else {
         (AF_INET6, next_hop.words())
     };
-    let mut neighbour = bpf_redir_neigh {
-        nh_family: family,
-        // An IPv4 address is the first word of the union.
-        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words },
-    };
-    let size = size_of::<bpf_redir_neigh>() as i32;
-    // SAFETY: the struct is fully written and outlives the call.
-    unsafe { bpf_redirect_neigh(ifindex, &raw mut neighbour, size, 0) as i32 }
+    let mut next_hop = NextHop { reserved: 0, family, words };
+    let neighbour = (&raw mut next_hop.family).cast::<bpf_redir_neigh>();
+    // SAFETY: family and words are what that struct is made of, fully written, and outlive the call.
+    unsafe { bpf_redirect_neigh(ifindex, neighbour, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
 }
 
 /// Delivers the packet into the namespace at the other end of a host-side interface.

@@ -1,18 +1,16 @@
 //! Reading the outer headers of a tunnel packet.
 
 use ovl_common::wire::{TunnelHeaders, UDP, Vxlan};
-use ovl_common::{Config, IpKey, Reason};
+use ovl_common::{Config, Reason};
 
 use crate::ip::IpHeader;
 use crate::packet::{Bytes, IP};
 
 const ECN: u8 = 0b11;
 
-/// What the outer headers say of a packet for our network.
+/// What the outer headers say of a packet for our network, but for which node it is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outer {
-    /// The node that sent the packet.
-    pub node: IpKey,
     /// DSCP and ECN.
     pub tos: u8,
     /// EtherType of the inner frame.
@@ -64,7 +62,7 @@ pub fn outer<O: IpHeader, P: Bytes>(packet: &P, config: &Config) -> Result<Outer
     } else {
         Ok(())
     };
-    Ok(Outer { node: ip.source(), tos: ip.tos(), ethertype: headers.ethernet.ethertype, oddity })
+    Ok(Outer { tos: ip.tos(), ethertype: headers.ethernet.ethertype, oddity })
 }
 
 /// Whether congestion experienced has to be marked inside (RFC 6040 section 4.2, figure 4).

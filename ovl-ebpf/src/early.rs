@@ -3,8 +3,8 @@
 //!
 //! It drops nothing, and leaves whatever is not on the fast path to the others, untouched.
 
-use ovl_common::Reason;
 use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, UDP};
+use ovl_common::{IpKey, Reason};
 
 use crate::active::{Active, active};
 use crate::decap::{self, Outer};
@@ -51,9 +51,10 @@ fn open<O: IpHeader, P: Early, T: Tables>(
         return Err(Reason::NotTunnel);
     }
     let outer = decap::outer::<O, P>(packet, active.config)?;
+    let node = packet.at::<O>(IP)?.source();
     match outer.ethertype {
-        ETHERTYPE_IPV4 => strip::<O, Ipv4, P, T>(packet, tables, active, &outer),
-        ETHERTYPE_IPV6 => strip::<O, Ipv6, P, T>(packet, tables, active, &outer),
+        ETHERTYPE_IPV4 => strip::<O, Ipv4, P, T>(packet, tables, active, &outer, node),
+        ETHERTYPE_IPV6 => strip::<O, Ipv6, P, T>(packet, tables, active, &outer, node),
         _ => Err(Reason::NotIp),
     }
 }
@@ -64,9 +65,11 @@ fn strip<O: IpHeader, I: IpHeader, P: Early, T: Tables>(
     tables: &T,
     active: &Active<'_>,
     outer: &Outer,
+    node: IpKey,
 ) -> Result<Verdict<'static>, Reason> {
     // What the source check would drop is dropped by the program at tc, which says so.
-    let payload = payload::<O, I, P, T>(packet, tables, active, outer).map_err(|refused| refused.reason)?;
+    let payload =
+        payload::<O, I, P, T>(packet, tables, active, outer, node).map_err(|refused| refused.reason)?;
     // Whether this is an aggregate, generic XDP does not tell (trap T2).
     if active.config.xdp_after_gro != 0 && payload.inner.protocol == UDP {
         return Err(Reason::Aggregate);

@@ -85,15 +85,16 @@ fn carry<O: IpHeader, P: Packet, T: Tables>(
     if !decap::is_to_tunnel(active.config, ip) {
         return Err(Reason::NotTunnel);
     }
-    // Up to and including an inner TCP header.
-    packet.make_linear(inner_ip::<O>() + size_of::<Ipv6>() + TRANSPORT);
+    // No more than the shorter family takes: pulling one byte that is not there yet costs as much as all the rest.
+    packet.make_linear(inner_ip::<O>() + size_of::<Ipv4>() + TRANSPORT);
     let outer = decap::outer::<O, P>(packet, active.config)?;
+    let node = packet.at::<O>(IP)?.source();
     match outer.ethertype {
-        ETHERTYPE_IPV4 => tunnelled::<O, Ipv4, P, T>(packet, tables, active, &outer),
-        ETHERTYPE_IPV6 => tunnelled::<O, Ipv6, P, T>(packet, tables, active, &outer),
-        _ => check_node(tables, active, &outer)
-            .and(Err(Refused::from(Reason::NotIp)))
-            .or_else(Refused::verdict),
+        ETHERTYPE_IPV4 => tunnelled::<O, Ipv4, P, T>(packet, tables, active, &outer, node),
+        ETHERTYPE_IPV6 => tunnelled::<O, Ipv6, P, T>(packet, tables, active, &outer, node),
+        _ => {
+            check_node(tables, active, node).and(Err(Refused::from(Reason::NotIp))).or_else(Refused::verdict)
+        }
     }
 }
 
@@ -103,8 +104,10 @@ fn tunnelled<O: IpHeader, I: IpHeader, P: Packet, T: Tables>(
     tables: &T,
     active: &Active<'_>,
     outer: &Outer,
+    node: IpKey,
 ) -> Result<Verdict<'static>, Reason> {
-    let payload = match payload::<O, I, P, T>(packet, tables, active, outer) {
+    packet.make_linear(inner_ip::<O>() + I::LENGTH + TRANSPORT);
+    let payload = match payload::<O, I, P, T>(packet, tables, active, outer, node) {
         Ok(payload) => payload,
         Err(refused) => return refused.verdict(),
     };
@@ -157,10 +160,11 @@ pub(crate) fn payload<'a, O: IpHeader, I: IpHeader, P: Bytes, T: Tables>(
     tables: &'a T,
     active: &Active<'_>,
     outer: &Outer,
+    node: IpKey,
 ) -> Result<Payload<'a>, Refused> {
     let ip: &I = packet.at(inner_ip::<O>())?;
     ip.check_version()?;
-    check_source(tables, active, outer, ip.source())?;
+    check_source(tables, active, node, ip.source())?;
     outer.oddity?;
     let inner = inspect::<I, P>(packet, active.config, inner_ip::<O>(), Trailer::None)?;
     fits(&inner, O::tunnel(active.config).mtu)?;
@@ -175,15 +179,15 @@ pub(crate) fn payload<'a, O: IpHeader, I: IpHeader, P: Bytes, T: Tables>(
 fn check_source<T: Tables>(
     tables: &T,
     active: &Active<'_>,
-    outer: &Outer,
+    node: IpKey,
     source: IpKey,
 ) -> Result<(), Refused> {
     let Some(remote) = tables.remote(source) else {
-        check_node(tables, active, outer)?;
+        check_node(tables, active, node)?;
         return Err(refuse(active, SourceCheck::Strict, Reason::ForeignSource));
     };
-    if remote.node != outer.node {
-        check_node(tables, active, outer)?;
+    if remote.node != node {
+        check_node(tables, active, node)?;
         return Err(refuse(active, SourceCheck::Loose, Reason::WrongNode));
     }
     if remote.travel == Travel::Vxlan as u8 { Ok(()) } else { Err(Reason::OtherWay.into()) }
@@ -191,8 +195,8 @@ fn check_source<T: Tables>(
 
 /// The outer source must be a node's.
 #[inline(always)]
-fn check_node<T: Tables>(tables: &T, active: &Active<'_>, outer: &Outer) -> Result<(), Refused> {
-    if tables.is_node(outer.node) {
+fn check_node<T: Tables>(tables: &T, active: &Active<'_>, node: IpKey) -> Result<(), Refused> {
+    if tables.is_node(node) {
         return Ok(());
     }
     Err(refuse(active, SourceCheck::Loose, Reason::UnknownNode))

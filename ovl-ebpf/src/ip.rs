@@ -296,7 +296,7 @@ impl IpHeader for Ipv6 {
 /// Word by word: as a whole the compiler would call a function that copies byte by byte.
 #[inline(always)]
 fn write_words(to: &mut [u8; 16], address: &IpKey) {
-    for (bytes, word) in to.as_chunks_mut::<4>().0.iter_mut().zip(address.words()) {
+    for (bytes, word) in to.as_chunks_mut::<8>().0.iter_mut().zip(address.words()) {
         *bytes = word.to_ne_bytes();
     }
 }

@@ -102,7 +102,7 @@ fn learn<I: IpHeader, P: Packet, T: Tables>(
     if !I::local(active.config).contains(address) {
         return Err(Reason::NotOverlay);
     }
-    let endpoint = Endpoint { ifindex, pod: ethernet.destination, gateway: ethernet.source };
+    let endpoint = Endpoint::new(ifindex, ethernet.destination, ethernet.source);
     let is_known = tables.endpoint(address) == Some(&endpoint);
     if !is_known && !tables.learn_endpoint(address, &endpoint) {
         return Err(Reason::Full);

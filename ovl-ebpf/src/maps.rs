@@ -1,9 +1,10 @@
 //! Every map, and the packet path's view of them.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::{
+    bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_map_lookup_elem,
+};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use ovl_common::{
     Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IDS, IpKey, LEASES, Mac, NODES, POD_MACS, PORTS, Port,
@@ -40,6 +41,14 @@ static OVL_STATS: PerCpuArray<Stat> = PerCpuArray::with_max_entries(STATS.capaci
 #[unsafe(no_mangle)]
 static OVL_COARSE: u8 = 1;
 
+/// A key of [`OVL_LEASES`] in a place where the address is aligned: the stack has to be written so.
+#[repr(C)]
+struct LeaseQuery {
+    reserved: u32,
+    bits: u32,
+    address: IpKey,
+}
+
 /// The maps behind the packet path's questions.
 pub(crate) struct Maps;
 
@@ -75,7 +84,13 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn remote(&self, address: IpKey) -> Option<&Remote> {
-        OVL_LEASES.get(Key::new(128, address))
+        let query = LeaseQuery { reserved: 0, bits: 128, address };
+        let (map, key) = ((&raw const OVL_LEASES).cast_mut(), &raw const query.bits);
+        // SAFETY: from `bits` on it is the map's key, a `struct bpf_lpm_trie_key`, and outlives the call.
+        let row = unsafe { bpf_map_lookup_elem(map.cast(), key.cast()) };
+        // SAFETY: null, or a row of this type, which stays mapped while the program runs; plain bytes, of which any
+        // pattern is valid.
+        unsafe { row.cast::<Remote>().as_ref() }
     }
 
     #[inline(always)]

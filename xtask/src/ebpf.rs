@@ -13,7 +13,7 @@ use crate::toolchain::{Choice, Found, Wanted, choose};
 use crate::{machine, shell};
 
 /// Debug info for BTF, BTF, and the instructions that every kernel since 5.1 knows.
-const RUSTFLAGS: &str = "-C debuginfo=2 -C link-arg=--btf -C target-cpu=v3";
+const RUSTFLAGS: &str = "-C debuginfo=2 -C link-arg=--btf -C target-cpu=v3 -C link-arg=--cpu-features=+allows-misaligned-mem-access";
 
 /// Options of `build-ebpf`.
 #[derive(clap::Args)]

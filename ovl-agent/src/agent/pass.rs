@@ -11,7 +11,7 @@ use super::{Agent, public_ips};
 use crate::backend::{OnLink, Route, RouteKey};
 use crate::cli::Mode;
 use crate::family::{ByFamily, Family};
-use crate::fast_path::{Cluster, Places, PodPort, pod_ports, watched};
+use crate::fast_path::{Cluster, Places, PodPort, pod_ports};
 use crate::netlink::{Interface, interfaces, shaped};
 use crate::reconcile::Outcome;
 use crate::subnet_env::SubnetEnv;
@@ -142,10 +142,12 @@ impl Agent {
         errors: &mut Vec<String>,
     ) -> BTreeMap<u32, PodPort> {
         let mut pods = pod_ports(interfaces, &self.args.pod_bridge, self.pod_interfaces.as_ref());
-        if self.tables.fast_path.is_some() && look == Look::Anew {
+        if let Some(fast_path) = &self.tables.fast_path
+            && look == Look::Anew
+        {
             match shaped(&self.handle, &pods.keys().copied().collect()).await {
                 Ok(mut shaped) => {
-                    shaped.extend(watched(&pods));
+                    shaped.extend(fast_path.watched(&pods));
                     for ifindex in shaped.difference(&self.shaped) {
                         let name = pods.get(ifindex).map_or("", |pod| pod.interface.as_str());
                         info!(

@@ -13,7 +13,7 @@ use super::health::Health;
 use super::reach::Reach;
 use super::rules::Rules;
 use super::tally::Tally;
-use crate::backend::OnLink;
+use crate::backend::{Backend, OnLink};
 use crate::cli::RunArgs;
 use crate::family::{ByFamily, Family};
 use crate::instance::Instance;
@@ -44,6 +44,9 @@ impl Agent {
         let public_ips = public_ips(&args, &underlay);
         let backend = startup::backend(&handle, &network, &underlay, &remembered.backend_data).await?;
         backend.check(&underlay, &network, &public_ips)?;
+        if network.ranges().v4.is_some() && public_ips.v4.is_none() && matches!(backend, Backend::Vxlan(_)) {
+            sysctl::warn_of_narrow_ways();
+        }
         // The devices' names and the network's ranges are what our rows are known by.
         let devices = backend.devices();
         let rules_name = backend.rules_name(&network);
@@ -59,6 +62,7 @@ impl Agent {
         // Before anything is taken from the store: --strict may end it here.
         let is_settled = matches!(loading, Loading::None(_));
         let mut programs = Errand::idle();
+        let loading_on = underlay.clone();
         let loaded = if args.strict || is_settled {
             loading.finish(underlay.clone()).await?
         } else {
@@ -110,6 +114,7 @@ impl Agent {
             events: Arc::new(KernelEvents::past(port)),
             mode_reason: loaded.reason,
             programs,
+            loading_on,
             store_error: None,
             loss: None,
             own_news: 0,

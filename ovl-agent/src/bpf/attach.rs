@@ -14,6 +14,7 @@ use rtnetlink::Handle;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
+use super::count::{TCX_EGRESS, count};
 use super::filters::{Filter, PRIORITY};
 use super::load::LoadError;
 use super::pins::Pins;
@@ -161,6 +162,20 @@ impl AttachmentTable {
             Some(held) if held.is_tcx() => "tcx",
             Some(_) => "clsact",
         }
+    }
+
+    /// Whether programs of others are attached by tcx where pods' packets leave through `interface`, beside ours or an
+    /// earlier agent's. Whose they are the kernel says to CAP_SYS_ADMIN alone; else one is taken for ours where we have one
+    /// there. A kernel without tcx has none.
+    pub fn has_others(&self, ifindex: u32, interface: &str) -> bool {
+        let hook = Hook { ifindex, program: Program::ToPod };
+        if let Ok((_, programs)) = SchedClassifier::query_tcx(interface, hook.direction()) {
+            let is_others = |info: &ProgramInfo| info.name_as_str() != Some(hook.program.name());
+            return programs.iter().any(is_others);
+        }
+        let is_held = self.held.get(&hook).is_some_and(Held::is_tcx);
+        let is_ours = is_held || self.pins.as_ref().is_some_and(|pins| pins.link(hook).exists());
+        count(ifindex, TCX_EGRESS).is_ok_and(|count| count > u32::from(is_ours))
     }
 
     /// Takes every program off.
@@ -427,14 +442,6 @@ impl Attaching<'_> {
 async fn is_taken(handle: &Handle, ifindex: u32) -> Result<bool> {
     let native = xdp_program(handle, ifindex, Mode::Native).await?;
     Ok(native.is_some() || xdp_program(handle, ifindex, Mode::Skb).await?.is_some())
-}
-
-/// Whether programs of others are attached by tcx where ours, or an earlier agent's, may be. Where the kernel does not say,
-/// none are.
-pub fn has_others(hook: Hook, interface: &str) -> bool {
-    let attached = SchedClassifier::query_tcx(interface, hook.direction());
-    let is_others = |info: &ProgramInfo| info.name_as_str() != Some(hook.program.name());
-    attached.is_ok_and(|(_, programs)| programs.iter().any(is_others))
 }
 
 impl Held {

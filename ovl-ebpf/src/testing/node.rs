@@ -185,7 +185,7 @@ pub fn config() -> Config {
 
 /// The known pod.
 pub fn endpoint() -> Endpoint {
-    Endpoint { ifindex: POD_PORT, pod: POD_MAC, gateway: GATEWAY }
+    Endpoint::new(POD_PORT, POD_MAC, GATEWAY)
 }
 
 /// The peer, known by its address of one family.

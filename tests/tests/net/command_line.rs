@@ -13,7 +13,7 @@ fn bad_flags_end_it_with_a_status_and_the_version_is_on_standard_error() {
         (&["-version"], None, 0, "ovl-agent 0."),
         (&["--nonsense"], None, 1, "--nonsense"),
         (&["-ip-masq", "true"], None, 1, "--ip-masq=true"),
-        (&["-kube-subnet-mgr"], None, 1, "use etcd or --store"),
+        (&["-kube-subnet-mgr"], None, 1, "set the environment variable NODE_NAME"),
         (&[], Some("high"), 1, "environment variable FLANNELD_HEALTHZ_PORT"),
         (&["docker-opts", "-x"], None, 1, "-x"),
     ];

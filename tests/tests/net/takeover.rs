@@ -40,7 +40,7 @@ impl Flannel {
         peers[0].iter().for_each(|peer| two.1.add_peer(peer).unwrap());
         // Nodes that are no more, whose rows flanneld left: it never cleans up what it missed.
         for (base, prefix_len, public_ip) in
-            [("10.42.66.0", 24, "192.0.2.66"), ("fd42:0:0:66::", 64, "2001:db8:c0::66")]
+            [("10.42.30.0", 24, "192.0.2.30"), ("fd42:0:0:30::", 64, "2001:db8:c0::66")]
         {
             let (base, public_ip) = (base.parse().unwrap(), public_ip.parse().unwrap());
             let gone = Peer { base, prefix_len, vtep_mac: "02:00:00:00:00:66".into(), public_ip };
@@ -58,7 +58,7 @@ impl Flannel {
 
     /// What the first node should have: as flanneld left it but for the dead and for our mark on the routes.
     fn wanted(&self) -> Rows {
-        let rows = without(&rows(self.overlay.node(0)).unwrap(), &["10.42.66.0", "fd42:0:0:66::", ":00:66"]);
+        let rows = without(&rows(self.overlay.node(0)).unwrap(), &["10.42.30.0", "fd42:0:0:30::", ":00:66"]);
         replaced(&rows, "by boot", "by 111")
     }
 

@@ -1,5 +1,6 @@
 //! tcx programs, which see packets before or after ours by `--tcx-order`.
 
+use ovl_tests::agent::Agent;
 use ovl_tests::command::Cmd;
 use ovl_tests::echo::Echo;
 use ovl_tests::flow::{Flow, SMALL};
@@ -60,8 +61,30 @@ fn tcx_programs_of_others_stand_where_the_order_says() {
 /// What is redirected into a pod does not pass the egress of the pod's interface.
 #[test]
 fn a_program_in_front_of_a_pod_sees_all_that_goes_in() {
-    let _counting = foreign::count_runs().unwrap();
     let overlay = Overlay::start(Topology::builder("front").nodes(2), "vxlan", EBPF).unwrap();
+    a_stranger_sees_all_that_goes_in(&overlay);
+}
+
+/// The kernel says whose a program is to CAP_SYS_ADMIN alone. An agent without it knows its own, which an earlier agent
+/// left, from others'.
+#[test]
+fn a_program_in_front_of_a_pod_is_noticed_without_the_right_to_look_at_it() {
+    let mut overlay = Overlay::start(Topology::builder("unseen").nodes(2), "vxlan", EBPF).unwrap();
+    overlay.agents[0].kill().unwrap();
+    let options = overlay.options(EBPF).without_capabilities(&["sys_admin"]);
+    overlay.agents[0] = Agent::start(overlay.node(0), &options).unwrap();
+    overlay.agents[0].wait_ready().unwrap();
+    overlay.agents[0].wait_for_peers(1).unwrap();
+    let ping = PingInBackground::start(overlay.pods[0].netns(), overlay.pods[1].address()).unwrap();
+    let (_, delivered) = overlay.fast(0).unwrap();
+    wait_for("packets to be redirected into the pod", SOON, || Ok(overlay.fast(0)?.1 >= delivered + 100))
+        .unwrap();
+    assert_eq!(ping.stop().unwrap().lost(), 0);
+    a_stranger_sees_all_that_goes_in(&overlay);
+}
+
+fn a_stranger_sees_all_that_goes_in(overlay: &Overlay) {
+    let _counting = foreign::count_runs().unwrap();
     let (node, pod) = (overlay.node(0), &overlay.pods[0]);
     let stranger = Foreign::load(Verdict::Next).unwrap();
     let _attached = stranger.attach_at_egress(node.netns(), pod.host_interface()).unwrap();

@@ -10,7 +10,7 @@ use ovl_tests::traffic;
 use ovl_tests::wait::wait_for;
 
 use super::send::warm_up;
-use crate::overlay::{CARRIED, DUAL, Overlay, SOON, config};
+use crate::overlay::{CARRIED, DUAL, ONLY_IPV4, Overlay, SOON, config};
 
 #[test]
 fn a_port_that_is_closed_refuses() {
@@ -36,9 +36,25 @@ fn a_port_that_is_closed_refuses() {
 /// they tell the node, which has to tell the pod.
 #[test]
 fn a_narrower_way_is_found() {
-    for args in CARRIED {
+    let each = |args: &'static str| {
+        let of_tunnels = format!("{args} --underlay-family ipv6");
+        [
+            (args.to_owned(), DUAL, ""),
+            // As on nodes that heed router advertisements.
+            (args.to_owned(), DUAL, "net.ipv6.conf.eth0.forwarding=0"),
+            // What the kernel asks for where IPv4 travels over IPv6.
+            (of_tunnels, ONLY_IPV4, "net.ipv4.ip_forward_use_pmtu=1"),
+        ]
+    };
+    for (args, families, setting) in CARRIED.iter().flat_map(|args| each(args)) {
+        let args = args.as_str();
         let topology = Topology::builder("narrow").nodes(2).ipv6().behind_router(1).plain_packets();
-        let overlay = Overlay::start_with(topology, &config(&[DUAL], r#"{"Type":"vxlan"}"#), args).unwrap();
+        let config = config(&[families], r#"{"Type":"vxlan"}"#);
+        let mut overlay = Overlay::bare(topology, &config).unwrap();
+        for node in overlay.topology.nodes().iter().filter(|_| !setting.is_empty()) {
+            node.netns().sysctl(&[setting]).unwrap();
+        }
+        overlay.start_agents(args).unwrap();
         traffic::ping_all_pairs(&overlay.pods).unwrap();
         let [client, server] = [&overlay.pods[0], &overlay.pods[1]];
         let flows: Vec<_> = server
@@ -55,7 +71,7 @@ fn a_narrower_way_is_found() {
         overlay.topology.switch().unwrap().ip("link set far mtu 1400").unwrap();
         for (echo, probe, pair) in &flows {
             // As large as fits the pods' devices, and no longer the way.
-            let what = format!("{args}: a large datagram to come back from {}", echo.address());
+            let what = format!("{args} {setting}: a large datagram to come back from {}", echo.address());
             wait_for(&what, SOON * 2, || probe.is_answered(1370)).unwrap();
             transfer(&pair.client, &pair.server, 1 << 20).unwrap();
         }
