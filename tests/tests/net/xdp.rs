@@ -5,6 +5,7 @@ use std::fs::File;
 use std::thread;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use aya::Ebpf;
 use aya::programs::{Xdp, XdpMode};
 use nix::sched::{CloneFlags, setns};
@@ -54,8 +55,12 @@ fn strips(mode: &'static str, underlay: &str) {
             let ping = PingInBackground::start(client.netns(), server.address).unwrap();
             let stripped = || overlay.agents[from].counter("from_wire_xdp", "stripped");
             let before = stripped().unwrap();
-            wait_for("answers to be stripped", SOON, || Ok(stripped()? > before + 10)).unwrap();
-            traffic::tcp_intact(client, server, 4 << 20, overlay.topology.dir()).unwrap();
+            wait_for(&format!("answers of {} to be stripped", server.address), 4 * SOON, || {
+                Ok(stripped()? > before + 10)
+            })
+            .with_context(|| format!("{:#?}", overlay.agents[from].counters()))
+            .unwrap();
+            traffic::tcp_intact(client, server, 1 << 20, overlay.topology.dir()).unwrap();
             traffic::udp_intact(client, server, 1200, overlay.topology.dir()).unwrap();
             assert_eq!(ping.stop().unwrap().lost(), 0);
         }

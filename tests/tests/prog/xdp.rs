@@ -19,7 +19,7 @@ use ovl_tests::wait::wait_for;
 use crate::program::{Programs, Run, XDP_PASS};
 
 const NOTE: usize = size_of::<u64>();
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(30);
 
 /// The library's word on a packet, as the program should say it.
 fn expected(frame: &Frame, tables: &Mem) -> Run {
@@ -138,7 +138,7 @@ fn what_tc_cannot_deliver_after_all_comes_out_of_the_overlay_device() {
     let sent = from_wire_frame();
     fs::write(&frame, &sent.bytes).expect("writes");
     let mut capture = Command::new("tcpdump")
-        .args(["-i", "overlay", "-c", "1", "-U", "-w"])
+        .args(["-Z", "root", "-i", "overlay", "-c", "1", "-U", "-w"])
         .arg(&seen)
         .stderr(fs::File::create(&log).expect("a file"))
         .stdout(Stdio::null())
