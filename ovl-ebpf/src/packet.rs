@@ -52,7 +52,7 @@ pub trait Early: Bytes {
 
 /// A packet as tc has it.
 pub trait Packet: Bytes {
-    /// Makes the first `bytes` bytes, or all where there are fewer, readable through [`Packet::at`].
+    /// Makes the first `bytes` bytes, or all where there are fewer, readable through [`Bytes::at`].
     fn make_linear(&mut self, bytes: usize);
 
     /// The EtherType as the device's driver read it, network byte order; that of the payload where there is a VLAN tag.

@@ -138,7 +138,7 @@ fn what_tc_cannot_deliver_after_all_comes_out_of_the_overlay_device() {
     let sent = from_wire_frame();
     fs::write(&frame, &sent.bytes).expect("writes");
     let mut capture = Command::new("tcpdump")
-        .args(["-Z", "root", "-i", "overlay", "-c", "1", "-U", "-w"])
+        .args(["-Z", "root", "-i", "overlay", "-c", "1", "-U", "--immediate-mode", "-w"])
         .arg(&seen)
         .stderr(fs::File::create(&log).expect("a file"))
         .stdout(Stdio::null())

@@ -28,7 +28,7 @@ macro_rules! row {
 }
 
 /// In the order of FLANNEL.md section 1, then ours.
-const FLAGS: [Row; 48] = [
+const FLAGS: [Row; 49] = [
     row!("etcd-endpoints", etcd_endpoints, r#"["http://127.0.0.1:4001", "http://127.0.0.1:2379"]"#,
         "https://a:1,https://b:2" => r#"["https://a:1", "https://b:2"]"#, Some(",")),
     row!("etcd-prefix", etcd_prefix, r#""/coreos.com/network""#, "/x" => r#""/x""#, None),
