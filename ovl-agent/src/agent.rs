@@ -38,6 +38,7 @@ mod flows;
 mod health;
 mod life;
 mod pass;
+mod publish;
 mod reach;
 mod report;
 mod rules;

@@ -12,7 +12,7 @@ pub(crate) mod pins;
 mod trial;
 mod xdp;
 
-pub use attach::{Attaching, Attachment, AttachmentTable, Hook, TcAttach, TcxOrder};
+pub use attach::{Attaching, Attachment, AttachmentTable, Hook, TcAttach, TcxOrder, is_gone};
 pub use counters::{Counter, counters};
 pub use flows::FlowMap;
 pub use load::{DataPlane, LoadError, ObjectSource};

@@ -52,6 +52,9 @@ pub struct CleanupArgs {
     /// from others.
     #[arg(long, value_name = "FILE", default_value = DEFAULT_SUBNET_FILE)]
     pub subnet_file: PathBuf,
+    /// The CNI configuration that --cni-conf wrote, which is removed: without another one, the node takes no pods.
+    #[arg(long, value_name = "FILE")]
+    pub cni_conf: Option<PathBuf>,
     /// The socket of the agent, which is removed where an agent that was killed left it.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,

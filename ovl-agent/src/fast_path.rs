@@ -15,8 +15,8 @@ use tracing::warn;
 
 use crate::backend::{Tunnel, bpf_prefix};
 use crate::bpf::{
-    Attachment, AttachmentTable, Counter, DataPlane, FlowMap, Hook, LoadError, NodeTable, ObjectSource, Pins,
-    PortTable, Pulse, RemoteTable, StateTable, counters, features, prune_learned,
+    Abi, Attachment, AttachmentTable, Counter, DataPlane, FlowMap, Hook, LoadError, NodeTable, ObjectSource,
+    Pins, PortTable, Pulse, RemoteTable, StateTable, counters, features, is_gone, prune_learned,
 };
 use crate::cli;
 use crate::conntrack::Timeouts;
@@ -94,6 +94,8 @@ pub struct FastPath {
     has_ipsec: bool,
     /// Whether the configuration in the map is ours, not an earlier agent's.
     is_made: bool,
+    /// Whether pods have left whose flows may still be there.
+    have_pods_left: bool,
     epoch: u64,
     xdp: Xdp,
     known: KnownRows,
@@ -150,6 +152,7 @@ impl FastPath {
             can_tunnel,
             carry_tcp: true,
             has_ipsec: false,
+            have_pods_left: false,
             is_made: false,
             epoch,
             xdp,
@@ -196,6 +199,15 @@ impl FastPath {
     /// Whether tunnels are stripped by XDP, and why, or why not.
     pub fn xdp(&self) -> &Choice {
         self.xdp.choice()
+    }
+
+    /// The flows and the addresses of the pods that there are, where pods have left since the last question.
+    pub fn after_pods_left(&mut self) -> Option<Result<(FlowMap, BTreeSet<IpKey>)>> {
+        std::mem::take(&mut self.have_pods_left).then(|| {
+            let present =
+                self.plane.endpoints.keys().filter_map(std::result::Result::ok).map(|Abi(address)| address);
+            Ok((self.flow_map()?, present.collect()))
+        })
     }
 
     /// What the command line said.
@@ -253,6 +265,7 @@ impl FastPath {
 
         delete(&mut attaching, &mut known.hooks, &hooks, outcome).await;
         delete(&mut port_table, &mut known.ports, &ports, outcome).await;
+        self.have_pods_left |= !ports.is_empty();
         delete(&mut remote_table, &mut known.remotes, &remotes, outcome).await;
         if !cluster.nodes_unsure {
             delete(&mut node_table, &mut known.nodes, &nodes, outcome).await;
@@ -307,6 +320,8 @@ impl FastPath {
             outcome.errors.push(format!("{error:#}"));
         }
         self.known.hooks.doubt();
+        // Nobody has taken anything off there.
+        self.wanted_hooks.retain(|hook, attachment| !is_gone(*hook, attachment));
         let mut attaching = self.attachments.with(&mut self.plane.programs);
         put_missing(&mut attaching, &mut self.known.hooks, &self.wanted_hooks, outcome).await;
     }

@@ -1,11 +1,7 @@
 //! `subnet.env`: how the CNI plugin and Docker learn the node's subnet (FLANNEL.md 6.1).
 
-use std::fs::Permissions;
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 
 use crate::family::{ByFamily, Family};
@@ -41,18 +37,6 @@ impl SubnetEnv {
         lines.push(format!("FLANNEL_IPMASQ={}\n", self.ip_masq));
         lines.join("\n")
     }
-
-    /// Replaces the file atomically; a reader sees the old one or the new one.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let context = || format!("cannot write {}", path.display());
-        let folder = path.parent().with_context(|| format!("{} is not a file's path", path.display()))?;
-        std::fs::create_dir_all(folder).with_context(context)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder).with_context(context)?;
-        file.write_all(self.render().as_bytes()).with_context(context)?;
-        file.as_file().set_permissions(Permissions::from_mode(0o644)).with_context(context)?;
-        file.persist(path).with_context(context)?;
-        Ok(())
-    }
 }
 
 /// What the file of an earlier run names.
@@ -83,7 +67,10 @@ pub fn previous(path: &Path) -> Previous {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+    use crate::file;
 
     fn nets(v4: &str, v6: &str) -> ByFamily<IpNet> {
         ByFamily { v4: v4.parse().ok(), v6: v6.parse().ok() }
@@ -105,7 +92,7 @@ mod tests {
         ];
         for (networks, subnets, text) in table {
             let env = SubnetEnv { networks, subnets, mtu: 1450, ip_masq: true };
-            env.write(&path).expect("written");
+            file::replace(&path, &env.render()).expect("written");
             assert_eq!(std::fs::read_to_string(&path).expect("read"), text);
             assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o644);
             assert_eq!(previous(&path), Previous { networks, subnets });

@@ -1,13 +1,29 @@
 //! The kernel settings the data plane depends on.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 
 use crate::family::Family;
 
 const LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
+
+/// Where a container that is not privileged, whose own `/proc/sys` is read-only, has its host's `/proc/sys/net`.
+const OF_HOST: &str = "/host";
+
+/// Writes a setting below `/proc/sys`. What it is about is the network namespace of who writes, whichever of the two
+/// places it is written to.
+pub(crate) fn write(path: &str, value: &str) -> io::Result<()> {
+    fs::write(path, value).or_else(|error| fs::write(elsewhere(path, error)?, value))
+}
+
+/// The other place for a setting that could not be opened for writing, where there is one; else the error.
+fn elsewhere(path: &str, error: io::Error) -> io::Result<PathBuf> {
+    let there = PathBuf::from(format!("{OF_HOST}{path}"));
+    if error.kind() == ErrorKind::ReadOnlyFilesystem && there.exists() { Ok(there) } else { Err(error) }
+}
 
 /// Reads a number from `/proc/sys`.
 fn read<T: std::str::FromStr>(path: &str) -> Option<T> {
@@ -71,7 +87,7 @@ pub fn warn_of_narrow_ways() {
 pub fn enable_ipv6(device: &str) {
     let path = format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6");
     if read::<u8>(&path) == Some(1) {
-        match fs::write(&path, "0") {
+        match write(&path, "0") {
             Ok(()) => info!("IPv6 was disabled on {device}, which carries pods' IPv6 packets: enabled it"),
             Err(error) => warn!("IPv6 is disabled on {device} and cannot be enabled: {path}: {error}"),
         }
@@ -82,11 +98,12 @@ pub fn enable_ipv6(device: &str) {
 ///
 /// # Errors
 /// `NotFound` where there is no conntrack (yet).
-pub fn may_make_conntrack_liberal() -> std::io::Result<()> {
+pub fn may_make_conntrack_liberal() -> io::Result<()> {
     if read::<u8>(LIBERAL) == Some(1) {
         return Ok(());
     }
-    fs::OpenOptions::new().write(true).open(LIBERAL).map(drop)
+    let open = |path: &Path| fs::OpenOptions::new().write(true).open(path).map(drop);
+    open(Path::new(LIBERAL)).or_else(|error| open(&elsewhere(LIBERAL, error)?))
 }
 
 /// Makes conntrack take TCP back that it has not seen for a while, and returns whether TCP may use the fast path.
@@ -98,7 +115,7 @@ pub fn make_conntrack_liberal(allowed: bool) -> bool {
     if read::<u8>(LIBERAL) == Some(1) {
         return true;
     }
-    match fs::write(LIBERAL, "1") {
+    match write(LIBERAL, "1") {
         Ok(()) => {
             info!(
                 "set net.netfilter.nf_conntrack_tcp_be_liberal=1, so that TCP can leave the fast path at any time"
@@ -111,7 +128,8 @@ pub fn make_conntrack_liberal(allowed: bool) -> bool {
             if allowed {
                 warn!(
                     "cannot set net.netfilter.nf_conntrack_tcp_be_liberal ({error}): TCP stays on the kernel path; \
-                     set it to 1 yourself, or let the agent write /proc/sys"
+                     set it to 1 yourself, or let the agent write /proc/sys, in a container the host's /proc/sys/net as \
+                     /host/proc/sys/net"
                 );
             }
             false

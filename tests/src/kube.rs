@@ -4,7 +4,7 @@
 //! using kubectl patch" for the merging of lists), and what an API server gets wrong can be asked for: to be gone, to
 //! forget, to break off, to refuse.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
@@ -209,6 +209,11 @@ impl ApiServer {
     /// Accepts questions from now on, and says nothing; or answers again.
     pub fn hang(&self, is_hanging: bool) {
         self.change(|state| state.is_hanging = is_hanging);
+    }
+
+    /// Every kind of question that was asked.
+    pub fn asked(&self) -> BTreeSet<String> {
+        self.state().requests.iter().cloned().collect()
     }
 
     /// How often a question such as `list nodes` was asked.

@@ -31,6 +31,7 @@ pub mod artifacts;
 pub mod background;
 pub mod bulk;
 pub mod capture;
+pub mod cni;
 pub mod command;
 pub mod datagrams;
 pub mod dialogue;

@@ -144,6 +144,13 @@ impl Node {
         self.place().command(program)
     }
 
+    /// A network namespace for a pod whose network somebody else makes.
+    pub(crate) fn bare_pod(&self, name: &str) -> Result<Netns> {
+        let netns = Netns::create(&format!("{}-{name}", self.netns.name()))?;
+        self.traits.prepare_ipv6(&netns)?;
+        Ok(netns)
+    }
+
     /// Adds a pod with the next free address of `subnet`.
     pub fn add_pod(&self, name: &str, subnet: &SubnetEnv) -> Result<Pod> {
         self.add_pod_at(name, subnet, self.next_pod.fetch_add(1, Ordering::Relaxed))

@@ -1,4 +1,5 @@
-//! A pod: a network namespace plugged into its node's pod bridge, as the CNI bridge plugin does it.
+//! A pod: a network namespace plugged into its node's pod bridge, as the CNI bridge plugin does it ([`crate::cni`] has the
+//! plugin itself do it).
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -53,6 +54,18 @@ impl Pod {
         announce(&netns)?;
         let label = format!("{}/{name}", node.name());
         Ok(Self { label, netns, addresses, node: node.netns().name().to_owned(), host_interface })
+    }
+
+    /// A pod that a CNI plugin has made in `netns`.
+    pub(crate) fn made(
+        node: &Node,
+        name: &str,
+        netns: Netns,
+        addresses: Families<IpAddr>,
+        port: &str,
+    ) -> Self {
+        let (label, node) = (format!("{}/{name}", node.name()), node.netns().name().to_owned());
+        Self { label, netns, addresses, node, host_interface: port.to_owned() }
     }
 
     /// Node and pod name, such as `node1/a`.

@@ -7,7 +7,7 @@ use ovl_tests::netns;
 
 use crate::probe::SYSTEM_RUSTC;
 use crate::toolchain::{Choice, Wanted};
-use crate::{ebpf, kernels, machine, setup, shell};
+use crate::{ebpf, kernels, machine, manifests, setup, shell};
 
 /// A named part.
 struct Part {
@@ -21,6 +21,7 @@ const PARTS: &[Part] = &[
     Part { name: "lints, host", run: lint_host },
     Part { name: "lints, BPF", run: lint_bpf },
     Part { name: "documentation", run: document },
+    Part { name: "manifests", run: manifests::run },
     Part { name: "tests", run: test },
     Part { name: "other kernels", run: kernels::run_for_ci },
     Part { name: "demo, short", run: demo },

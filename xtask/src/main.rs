@@ -8,6 +8,7 @@ mod ebpf;
 mod kernels;
 mod log;
 mod machine;
+mod manifests;
 mod median;
 mod overlay;
 mod path;
@@ -48,7 +49,9 @@ enum Task {
     Test(test::Options),
     /// Runs the tests of what kernels differ in on Debian's kernels, booted in QEMU.
     Kernels(kernels::Options),
-    /// Runs what CI runs: format, lints, documentation, tests, a short demo, a tiny benchmark.
+    /// Renders what deploy/ has for Kubernetes, with kustomize and Helm, and checks it against the API's schemas.
+    Manifests,
+    /// Runs what CI runs: format, lints, documentation, manifests, tests, a short demo, a tiny benchmark.
     Ci,
 }
 
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Scale(options) => scale::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Kernels(options) => kernels::run(&options),
+        Task::Manifests => manifests::run(),
         Task::Ci => ci::run(),
     });
     match done {

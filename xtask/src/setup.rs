@@ -40,6 +40,15 @@ pub(crate) const INSPECTION: &[Tool] = &[
     ("sha256sum", "coreutils"),
 ];
 
+/// What makes pods and containers in tests, and what the agent's image is made of.
+pub(crate) const CONTAINERS: &[Tool] = &[
+    ("capsh", "libcap2-bin"),
+    ("nft", "nftables"),
+    ("iptables", "iptables"),
+    // Not on PATH, but where Debian has it.
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+];
+
 /// What fetches other kernels and boots them.
 pub(crate) const KERNELS: &[Tool] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),

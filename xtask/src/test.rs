@@ -62,7 +62,7 @@ impl Suite {
         match self {
             Self::Unit | Self::Prog => &[],
             Self::Store => &[setup::ETCD],
-            Self::Net => &[setup::NETWORK, setup::INSPECTION, setup::ETCD],
+            Self::Net => &[setup::NETWORK, setup::INSPECTION, setup::ETCD, setup::CONTAINERS],
         }
     }
 

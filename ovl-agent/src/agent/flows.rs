@@ -4,25 +4,27 @@
 //! (`nf_conntrack_tcp_timeout_unacknowledged`), where it would keep an idle connection for days. The one that goes on
 //! after an hour must still be the established one that it is, or a policy may not let it.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::time::{ClockId, clock_gettime};
 use ovl_common::wire::TCP;
-use ovl_common::{Flow, FlowKey};
+use ovl_common::{Flow, FlowKey, IpKey};
 use tracing::{debug, warn};
 
 use super::{Agent, RESYNC};
 use crate::bpf::FlowMap;
-use crate::cli::FastPath;
+use crate::cli;
 use crate::conntrack::{Conntrack, Tuple};
+use crate::fast_path::FastPath;
 
 impl Agent {
     /// A look for connections that have fallen idle since the last one, where flows are verified.
     pub(super) fn look_at_flows(&self) -> Option<impl Future<Output = ()> + use<>> {
         let fast_path = self.tables.fast_path.as_ref()?;
-        if fast_path.policy().fast_path != FastPath::Verified {
+        if fast_path.policy().fast_path != cli::FastPath::Verified {
             return None;
         }
         let flows = fast_path.flow_map();
@@ -38,6 +40,22 @@ impl Agent {
                 }
             }
         })
+    }
+
+    /// Removes the flows of pods that are gone, where some have gone since the last time; beside the loop, since that reads
+    /// all flows. They would do no harm: a flow names its interface, and the map evicts what is idle. But who lists flows
+    /// should not find the dead.
+    pub(super) fn forget_flows_of_gone_pods(&mut self) {
+        let left = self.tables.fast_path.as_mut().and_then(FastPath::after_pods_left);
+        let forget = |(mut flows, present): (FlowMap, BTreeSet<IpKey>)| {
+            flows.forget(|key| !present.contains(&key.local))
+        };
+        if let Some(left) = left {
+            tokio::task::spawn_blocking(move || match left.and_then(forget) {
+                Ok(forgotten) => debug!("{forgotten} flows of pods that are gone removed"),
+                Err(error) => warn!("flows of pods that are gone stay listed: {error:#}"),
+            });
+        }
     }
 }
 

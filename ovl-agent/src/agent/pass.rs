@@ -9,12 +9,10 @@ use tracing::{debug, info, warn};
 
 use super::{Agent, public_ips};
 use crate::backend::{OnLink, Route, RouteKey};
-use crate::cli::Mode;
 use crate::family::{ByFamily, Family};
 use crate::fast_path::{Cluster, Places, PodPort, pod_ports};
 use crate::netlink::{Interface, interfaces, shaped};
 use crate::reconcile::Outcome;
-use crate::subnet_env::SubnetEnv;
 use crate::tables::Look;
 use crate::underlay;
 
@@ -34,6 +32,7 @@ impl Agent {
                 self.remember(vec![problem]);
             }
         }
+        self.forget_flows_of_gone_pods();
         self.tally.passed(started.elapsed(), !self.errors.is_empty());
     }
 
@@ -127,7 +126,7 @@ impl Agent {
         errors.extend(outcome.errors);
         if outcome.own_rows_stand
             && self.do_rules_stand()
-            && let Err(error) = self.publish()
+            && let Err(error) = self.publish(look)
         {
             errors.push(format!("{error:#}"));
         }
@@ -213,31 +212,6 @@ impl Agent {
         let devices = self.backend.devices();
         let overlay: BTreeSet<String> = devices.iter().map(|(_, name)| name.clone()).collect();
         self.reach.on_link(&self.handle, peers, interfaces, &overlay).await
-    }
-
-    /// Writes `subnet.env` where it has something new to say. From then on the node is ready.
-    fn publish(&mut self) -> Result<()> {
-        let env = SubnetEnv {
-            networks: self.network.ranges(),
-            subnets: *self.node.lease.subnets(),
-            mtu: self.backend.mtu(&self.node.underlay),
-            ip_masq: self.args.ip_masq,
-        };
-        if self.subnet_env.as_ref() == Some(&env) {
-            return Ok(());
-        }
-        env.write(&self.args.subnet_file)?;
-        let is_less = self.args.mode == Mode::Ebpf && self.tables.fast_path.is_none();
-        let why = if is_less { format!(" ({})", self.mode_reason) } else { String::new() };
-        info!(
-            "ready: subnet {}, MTU {}, mode {}{why}; wrote {}",
-            env.subnets,
-            env.mtu,
-            self.mode(),
-            self.args.subnet_file.display()
-        );
-        self.subnet_env = Some(env);
-        Ok(())
     }
 
     /// Says what is wrong, once for as long as it stays the same.

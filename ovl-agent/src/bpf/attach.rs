@@ -9,6 +9,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
+use nix::net::if_::if_nametoindex;
 use ovl_common::Program;
 use rtnetlink::Handle;
 use tokio::time::{sleep, timeout};
@@ -444,6 +445,11 @@ async fn is_taken(handle: &Handle, ifindex: u32) -> Result<bool> {
     Ok(native.is_some() || xdp_program(handle, ifindex, Mode::Skb).await?.is_some())
 }
 
+/// Whether the interface of a hook is not there any more.
+pub fn is_gone(hook: Hook, attachment: &Attachment) -> bool {
+    if_nametoindex(attachment.interface.as_str()) != Ok(hook.ifindex)
+}
+
 impl Held {
     fn is_tcx(&self) -> bool {
         !matches!(self.way, Way::Filter)
@@ -513,9 +519,17 @@ impl Table for Attaching<'_> {
         if self.table.held.contains_key(hook) {
             self.table.detach(*hook).await?;
         }
-        let held = match attachment.xdp {
-            Some(mode) => self.attach_xdp(*hook, attachment, mode).await?,
-            None => self.attach(*hook, attachment).await?,
+        let attached = match attachment.xdp {
+            Some(mode) => self.attach_xdp(*hook, attachment, mode).await,
+            None => self.attach(*hook, attachment).await.map_err(Into::into),
+        };
+        let held = match attached {
+            // A pod that went while its interface was looked at; the next listing does not ask for it any more.
+            Err(error) if attachment.xdp.is_none() && is_gone(*hook, attachment) => {
+                debug!("{error:#}, which is gone");
+                return Ok(());
+            }
+            attached => attached?,
         };
         // A filter was replaced; beside a link it would run the programs twice.
         if self.table.is_left(*hook) && held.is_tcx() {

@@ -15,7 +15,7 @@ pub(super) const TCX_EGRESS: u32 = 47;
 struct Query {
     target: u32,
     attach_type: u32,
-    query_flags: u32,
+    flags: u32,
     attach_flags: u32,
     /// Where to write the programs' identifiers: nowhere.
     ids: u64,

@@ -8,7 +8,7 @@ use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use ovl_common::{FLOWS, Flow, FlowKey};
 
-use super::maps::Abi;
+use super::maps::{Abi, absent_is_success};
 
 /// The map of flows with a descriptor of its own, for a thread beside the loop: reading a full one takes a second.
 pub struct FlowMap(HashMap<MapData, Abi<FlowKey>, Abi<Flow>>);
@@ -45,5 +45,16 @@ impl FlowMap {
         let rows = self.0.iter().filter_map(Result::ok).map(|(Abi(key), Abi(flow))| (key, flow));
         // Of a connection that ended.
         rows.filter(|(_, flow)| flow.closed == 0)
+    }
+
+    /// Removes the flows that are `dead`, and returns how many. One that is alive all the same asks netfilter again.
+    pub fn forget(&mut self, dead: impl Fn(&FlowKey) -> bool) -> Result<usize> {
+        let keys = self.0.keys().filter_map(Result::ok).map(|Abi(key)| key);
+        let dead: Vec<FlowKey> = keys.filter(dead).collect();
+        for key in &dead {
+            absent_is_success(self.0.remove(&Abi(*key)))
+                .context("cannot remove a row of the BPF flow map")?;
+        }
+        Ok(dead.len())
     }
 }

@@ -225,7 +225,7 @@ pub fn prune_learned(
     Ok(pruned)
 }
 
-fn absent_is_success(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn absent_is_success(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => {

@@ -20,7 +20,8 @@ const SHORTEST_PREFIX: u8 = 8;
 /// The files to remove. `subnet.env` has flannel's name and bytes whoever wrote it: it is ours where something else of
 /// ours was found, here or before (`found_others`).
 pub(super) fn find(args: &CleanupArgs, found_others: bool) -> Vec<Leftover> {
-    let mut leftovers = Vec::new();
+    // First: from then on no pods are made.
+    let mut leftovers: Vec<_> = args.cni_conf.iter().filter_map(|path| file(path)).collect();
     // Somebody who answers is an agent of another network namespace.
     if UnixStream::connect(&args.socket).is_err() {
         leftovers.extend(file(&args.socket));
@@ -125,6 +126,7 @@ mod tests {
             dry_run: true,
             force: false,
             subnet_file: root.path().join("subnet.env"),
+            cni_conf: None,
             socket: folder.join("agent.sock"),
         };
         let flannel = CleanupArgs { flannel: true, ..args.clone() };
@@ -148,5 +150,10 @@ mod tests {
         assert_eq!(found(&args, false), [socket.clone(), folder_line, env.clone()]);
         fs::write(folder.join("other"), "").expect("written");
         assert_eq!(found(&flannel, false), [socket, env, key], "the folder is not empty");
+        let conf = root.path().join("10-flannel.conflist");
+        let with_conf = CleanupArgs { cni_conf: Some(conf.clone()), ..args };
+        assert!(!found(&with_conf, false).contains(&line("file", &conf)), "it is not there");
+        fs::write(&conf, "").expect("written");
+        assert_eq!(found(&with_conf, false)[0], line("file", &conf), "before anything else");
     }
 }

@@ -23,7 +23,8 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// Refuses what goes together badly or cannot be honoured. Returns what has no effect, for the log.
+    /// Refuses what goes together badly or cannot be honoured. Returns what has no effect or one that surprises, for the
+    /// log.
     ///
     /// # Errors
     /// One sentence.
@@ -65,6 +66,13 @@ impl Asked<'_> {
         } else {
             let (by_variable, by_flag) = self.changed_under(KUBERNETES);
             warnings.extend(no_effect(&[by_variable, by_flag].concat(), "without --kube-subnet-mgr"));
+        }
+        if run.cni_conf.is_some() && !run.ip_masq {
+            warnings.push(
+                "--cni-conf without --ip-masq has the bridge plugin masquerade, which it does between pods of different \
+                 nodes, too: what is masqueraded stays on the kernel path"
+                    .to_owned(),
+            );
         }
         Ok(warnings)
     }

@@ -179,6 +179,11 @@ pub struct RunArgs {
     /// File to write the node's subnet to, for the CNI plugin.
     #[arg(long, value_name = "FILE", default_value = super::DEFAULT_SUBNET_FILE, help_heading = "Node")]
     pub subnet_file: PathBuf,
+    /// File to write the node's CNI configuration to, such as /etc/cni/net.d/10-flannel.conflist, once the node is ready:
+    /// pods by the plugins bridge, host-local and portmap, without flannel's own. Without it, that is left to the CNI
+    /// plugin and the subnet file.
+    #[arg(long, value_name = "FILE", default_value = "", value_parser = unless_empty::<PathBuf>, help_heading = "Node")]
+    pub cni_conf: Maybe<PathBuf>,
     /// Socket that `ovl-agent status` asks.
     #[arg(long, value_name = "PATH", default_value = super::DEFAULT_SOCKET, help_heading = "Node")]
     pub socket: PathBuf,

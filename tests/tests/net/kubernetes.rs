@@ -25,15 +25,15 @@ const BROKEN: Duration = Duration::from_secs(30);
 const OUTAGE: Duration = Duration::from_secs(40);
 
 /// A cluster without agents yet. Fields are dropped in order.
-struct Cluster {
-    server: ApiServer,
-    config: PathBuf,
-    topology: Topology,
+pub(crate) struct Cluster {
+    pub(crate) server: ApiServer,
+    pub(crate) config: PathBuf,
+    pub(crate) topology: Topology,
 }
 
 impl Cluster {
     /// Nodes with a podCIDR of each family, 10.42.1.0/24 and fd42:0:0:1::/64 on.
-    fn new(label: &str, nodes: usize, config: &str) -> Self {
+    pub(crate) fn new(label: &str, nodes: usize, config: &str) -> Self {
         let topology = Topology::builder(label).nodes(nodes).ipv6().switch().build().unwrap();
         let server = ApiServer::on_underlay(&topology).unwrap();
         for (number, node) in (1..).zip(topology.nodes()) {
@@ -45,11 +45,11 @@ impl Cluster {
         Self { server, config: file, topology }
     }
 
-    fn node(&self, index: usize) -> &Node {
+    pub(crate) fn node(&self, index: usize) -> &Node {
         self.topology.node(index).unwrap()
     }
 
-    fn start(&self, node: usize, args: &str) -> Agent {
+    pub(crate) fn start(&self, node: usize, args: &str) -> Agent {
         let store = Store::Kubernetes(self.server.url(), self.config.clone());
         let options = AgentOptions::new(artifacts::agent_binary().unwrap(), store).args(args);
         let mut agent = Agent::start(self.node(node), &options).unwrap();
@@ -63,7 +63,7 @@ impl Cluster {
         (agent, pod)
     }
 
-    fn wait_for_condition(&self, node: &str, status: &str, deadline: Duration) {
+    pub(crate) fn wait_for_condition(&self, node: &str, status: &str, deadline: Duration) {
         let what = format!("the condition NetworkUnavailable of {node} to be {status}");
         let said = || self.server.condition(node, "NetworkUnavailable").map(|(status, _)| status);
         wait_for(&what, deadline, || Ok(said().as_deref() == Some(status))).unwrap();

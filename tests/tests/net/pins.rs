@@ -3,7 +3,7 @@
 
 mod abi;
 mod filters;
-mod pinned;
+pub(crate) mod pinned;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ovl_tests::cni::Runtime;
 use ovl_tests::echo::{Caller, Echo, ask_once};
 use ovl_tests::flow::{BULK, Flow, SMALL};
 use ovl_tests::netns::Netns;
@@ -14,6 +15,7 @@ use ovl_tests::service::{self, Keeps, Proxy, Service};
 use ovl_tests::topology::Topology;
 use ovl_tests::traffic;
 
+use crate::cni::{conflist, flags};
 use crate::overlay::{FILTERED, Overlay, SOON, is_fast};
 
 /// How many connections: in rounds, each of which is open at the same time.
@@ -30,7 +32,7 @@ const OWN: u8 = 1;
 const LOCAL: u8 = 2;
 const REMOTE: u8 = 3;
 
-/// Two nodes and somebody outside, with four services on the first node.
+/// Two nodes with pods by the real CNI plugins and somebody outside, with four services on the first node.
 struct Services {
     echos: Vec<Echo>,
     local: Pod,
@@ -44,14 +46,18 @@ fn cluster(number: u8) -> SocketAddr {
 impl Services {
     fn start(proxy: Proxy, args: &str) -> Self {
         let topology = Topology::builder("services").nodes(2).switch();
-        let overlay = Overlay::start(topology, "vxlan", args).unwrap();
-        let local = overlay.node(0).add_pod("b", &overlay.agents[0].subnet().unwrap()).unwrap();
+        let mut overlay = Overlay::without_agents(topology, "vxlan").unwrap();
+        let start = |index| overlay.start_ready(index, &flags(overlay.node(index), args)).unwrap();
+        let agents = [0, 1].map(start);
+        let runtimes =
+            [0, 1].map(|index| Runtime::new(overlay.node(index), &conflist(overlay.node(index))).unwrap());
+        let pods = runtimes.each_ref().map(|runtime| runtime.add("a", &[]).unwrap());
+        let local = runtimes[0].add("b", &[]).unwrap();
+        (overlay.agents, overlay.pods) = (agents.into(), pods.into());
         let [own, remote] = [&overlay.pods[0], &overlay.pods[1]];
         traffic::ping_all_pairs(&overlay.pods).unwrap();
         traffic::ping(local.netns(), remote.address()).unwrap();
         let node = overlay.node(0);
-        // As the bridge plugin does with `hairpinMode`.
-        node.netns().bridge(&format!("link set dev {} hairpin on", own.host_interface())).unwrap();
         let echo = |pod: &Pod, mark| Echo::start(pod.netns(), (pod.address(), PORT).into(), mark).unwrap();
         let echos = vec![echo(own, OWN), echo(&local, LOCAL), echo(remote, REMOTE)];
         let both = vec![echos[1].address(), echos[2].address()];

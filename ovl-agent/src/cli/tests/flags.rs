@@ -28,7 +28,7 @@ macro_rules! row {
 }
 
 /// In the order of FLANNEL.md section 1, then ours.
-const FLAGS: [Row; 49] = [
+const FLAGS: [Row; 50] = [
     row!("etcd-endpoints", etcd_endpoints, r#"["http://127.0.0.1:4001", "http://127.0.0.1:2379"]"#,
         "https://a:1,https://b:2" => r#"["https://a:1", "https://b:2"]"#, Some(",")),
     row!("etcd-prefix", etcd_prefix, r#""/coreos.com/network""#, "/x" => r#""/x""#, None),
@@ -71,6 +71,7 @@ const FLAGS: [Row; 49] = [
     row!("source-check", source_check, "Loose", "strict" => "Strict", Some("hard")),
     row!("pod-bridge", pod_bridge, r#""cni0""#, "br0" => r#""br0""#, None),
     row!("pod-interface-regex", pod_interface_regex, "None", "^veth" => r#"Some("^veth")"#, None),
+    row!("cni-conf", cni_conf, "None", "/c" => r#"Some("/c")"#, None),
     row!("underlay-family", underlay_family, "Same", "ipv6" => "Ipv6", Some("6")),
     row!("tc-attach", tc_attach, "Auto", "clsact" => "Clsact", Some("xdp")),
     row!("tcx-order", tcx_order, "Last", "first" => "First", Some("middle")),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result};
@@ -24,7 +25,7 @@ pub(super) fn names_in(node: &Node, folder: &str) -> Result<BTreeSet<String>> {
 }
 
 /// What `bpftool` says of a pin.
-pub(super) fn shown(node: &Node, what: &str, name: &str) -> Result<Value> {
+pub(crate) fn shown(node: &Node, what: &str, name: &str) -> Result<Value> {
     let path = format!("{}/abi-{ABI}/{name}", folder(node)?);
     let text = node.command("bpftool").words(&format!("-j {what} pinned")).arg(path).run()?;
     serde_json::from_str(&text).context("parse what bpftool says")
@@ -81,4 +82,19 @@ pub(super) fn flows(node: &Node) -> Result<BTreeSet<String>> {
     let rows = shown(node, "map dump", "OVL_FLOWS")?;
     let rows = rows.as_array().context("bpftool dumps no list")?;
     Ok(rows.iter().map(|row| row["key"].to_string()).collect())
+}
+
+/// The pods of each flow that is known: the one here and the other.
+pub(crate) fn flow_addresses(node: &Node) -> Result<Vec<(IpAddr, IpAddr)>> {
+    let rows = shown(node, "map dump", "OVL_FLOWS")?;
+    let address =
+        |bytes: &[u8]| -> Result<IpAddr> { Ok(Ipv6Addr::from(<[u8; 16]>::try_from(bytes)?).to_canonical()) };
+    let pods = |row: &Value| {
+        let bytes = row["key"].as_array().context("a row has no key")?;
+        let byte = |byte: &Value| u8::from_str_radix(byte.as_str()?.strip_prefix("0x")?, 16).ok();
+        let bytes: Option<Vec<u8>> = bytes.iter().map(byte).collect();
+        let bytes = bytes.filter(|bytes| bytes.len() >= 32).context("a key is no list of bytes")?;
+        Ok((address(&bytes[..16])?, address(&bytes[16..32])?))
+    };
+    rows.as_array().context("bpftool dumps no list")?.iter().map(pods).collect()
 }
