@@ -8,6 +8,7 @@
 
 mod checksum;
 mod coalesce;
+mod delivery;
 mod device;
 mod icmp;
 mod offload;

@@ -58,6 +58,8 @@ struct State {
     broken: u64,
     expired: u64,
     bookmarks: u64,
+    /// How many have been written.
+    bookmarks_sent: usize,
     /// Whether answers begin at all.
     is_hanging: bool,
     open: Vec<TcpStream>,
@@ -204,6 +206,11 @@ impl ApiServer {
     /// Sends every watch a bookmark.
     pub fn bookmark(&self) {
         self.change(|state| state.bookmarks += 1);
+    }
+
+    /// How many bookmarks were sent.
+    pub fn bookmarks_sent(&self) -> usize {
+        self.state().bookmarks_sent
     }
 
     /// Accepts questions from now on, and says nothing; or answers again.

@@ -43,8 +43,6 @@ pub struct TunDevice {
     pub port: u16,
     /// The addresses that datagrams are sent from and taken at.
     pub local: ByFamily<IpAddr>,
-    /// The largest packet that the underlay carries in one piece, by the family of its outer header, bytes.
-    pub largest: ByFamily<u32>,
 }
 
 /// Which route: the kernel keeps several to one range, told apart by their metrics.

@@ -42,9 +42,8 @@ impl Udp {
     /// The device, the addresses and the routes into it.
     pub(super) fn own_rows(&self, node: &Node, network: &Network, desired: &mut Desired) {
         let local = node.underlay.addresses;
-        let largest = local.map(|family, _| Self::mtu(family, node.underlay.mtu));
         let mtu = Self::narrowest(&node.underlay);
-        let device = TunDevice { mtu, port: self.options.port, local, largest };
+        let device = TunDevice { mtu, port: self.options.port, local };
         desired.tuns.insert(DEVICE.to_owned(), device);
         for (family, range) in network.ranges().iter() {
             if let Some(subnet) = node.subnet(family) {
@@ -91,7 +90,6 @@ mod tests {
         let desired = desired(&UDP, &[peer]);
         let device = &desired.tuns["flannel0"];
         assert_eq!((device.mtu, device.port, device.local), (1452, 8285, node().underlay.addresses));
-        assert_eq!((device.largest.v4, device.largest.v6), (Some(1472), Some(1452)));
         let addresses: Vec<IpNet> = desired.addresses.keys().map(|(_, net)| *net).collect();
         assert_eq!(addresses, [net("10.42.3.0/32"), net("fd42:0:0:3::/128")]);
         let into = Route::Device("flannel0".into());

@@ -26,6 +26,10 @@ mod node;
 mod options;
 mod pace;
 mod peers;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use self::annotations::Annotations;
@@ -40,6 +44,8 @@ pub struct KubernetesStore {
     name: OnceCell<String>,
     /// For what the agent asks beside the watch.
     pace: Pace,
+    /// For what somebody else has to do first: the server answers well, and asking more often does not help.
+    not_yet: Pace,
     /// The network's families: podCIDRs of others are nobody's.
     families: Cell<ByFamily<()>>,
     /// Whether nobody's subnet but our own matters.
@@ -65,6 +71,7 @@ impl KubernetesStore {
                 NodeName::OfPod { .. } => OnceCell::new(),
             },
             pace: Pace::default(),
+            not_yet: Pace::default(),
             families: Cell::new(ByFamily { v4: Some(()), v6: Some(()) }),
             is_alone: Cell::new(false),
             told: RefCell::default(),
@@ -97,9 +104,11 @@ impl KubernetesStore {
     async fn name(&self) -> Result<&str, StoreError> {
         if let (None, NodeName::OfPod { namespace, name }) = (self.name.get(), &self.options.node) {
             let absent = || format!("there is no pod {namespace}/{name}: check POD_NAMESPACE and POD_NAME");
+            self.not_yet.keep().await;
             let node = self.ask(self.api.node_of_pod(namespace, name), absent).await?;
             let node =
                 node.ok_or_else(|| self.not_yet(format!("pod {namespace}/{name} is on no node yet")))?;
+            self.not_yet.succeeded();
             // Whoever was faster knows the same.
             let _known = self.name.set(node);
         }
@@ -115,6 +124,7 @@ impl KubernetesStore {
                 self.api.server()
             )
         };
+        self.not_yet.keep().await;
         self.ask(self.api.node(name), absent).await
     }
 
@@ -135,18 +145,20 @@ impl KubernetesStore {
             }
             subnets.set(family, Some(*subnet));
         }
-        LeaseKey::of(subnets).ok_or_else(|| {
+        let key = LeaseKey::of(subnets).ok_or_else(|| {
             self.not_yet(format!(
                 "Node '{name}' has no podCIDR in {}: the controller manager gives it one with --allocate-node-cidrs \
                  and --cluster-cidr",
                 network.ranges()
             ))
-        })
+        })?;
+        self.not_yet.succeeded();
+        Ok(key)
     }
 
-    /// What only time mends, and asking more often does not.
+    /// That something is not there yet, which is asked for more and more slowly.
     fn not_yet(&self, what: String) -> StoreError {
-        self.pace.failed(std::time::Duration::ZERO);
+        self.not_yet.failed(std::time::Duration::ZERO);
         StoreError::Unavailable(what)
     }
 

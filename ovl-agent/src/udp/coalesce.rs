@@ -59,13 +59,15 @@ struct Flow {
 pub(crate) struct Coalescer {
     runs: Vec<Run>,
     used: usize,
+    /// Whether the kernel takes runs of datagrams, too.
+    takes_datagrams: bool,
 }
 
 impl Coalescer {
-    /// One with room for everything it will ever hold.
-    pub(crate) fn new() -> Self {
+    /// One with room for everything it will ever hold. Without `takes_datagrams`, only streams are put together.
+    pub(crate) fn new(takes_datagrams: bool) -> Self {
         let run = || Run { others: Vec::with_capacity(PACKETS), ..Run::default() };
-        Self { runs: std::iter::repeat_with(run).take(RUNS).collect(), used: 0 }
+        Self { runs: std::iter::repeat_with(run).take(RUNS).collect(), used: 0, takes_datagrams }
     }
 
     /// Whether the next packet may need a place that is not there: write the runs first.
@@ -76,7 +78,7 @@ impl Coalescer {
     /// Takes the packet at `place` of `buffer`, whose header is `header`.
     pub(crate) fn add(&mut self, buffer: &[u8], place: Range<usize>, header: &Header) {
         let packet = &buffer[place.clone()];
-        let flow = Flow::of(packet, header);
+        let flow = Flow::of(packet, header).filter(|flow| flow.is_tcp || self.takes_datagrams);
         if let Some(flow) = &flow {
             let live = self.runs.iter_mut().take(self.used).rev();
             let same = live.into_iter().find(|run| run.is_of(buffer, packet, flow));

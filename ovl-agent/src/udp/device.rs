@@ -103,7 +103,6 @@ impl TunTable {
                 counters: Arc::clone(&self.counters),
                 end: Arc::clone(&end),
                 port: device.port,
-                largest: device.largest.map(|_, largest| *largest as usize),
             };
             let thread = thread::Builder::new().name(format!("udp-{number}"));
             running.workers.push(thread.spawn(|| worker.run()).context("cannot start a thread")?);
@@ -115,7 +114,7 @@ impl TunTable {
 
 impl Running {
     fn is(&self, name: &str, device: &TunDevice) -> bool {
-        let ends = |device: &TunDevice| (device.port, device.local, device.largest);
+        let ends = |device: &TunDevice| (device.port, device.local);
         self.name == name
             && ends(&self.device) == ends(device)
             && !self.workers.iter().any(JoinHandle::is_finished)

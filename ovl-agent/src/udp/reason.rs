@@ -34,7 +34,7 @@ reasons! {
     BadLength "bad_length" "Dropped: a length field that disagrees with the packet.",
     BadChecksum "bad_checksum" "Dropped: the IPv4 header's checksum is wrong.",
     BadOffload "bad_offload" "Dropped: the kernel describes an aggregate that nobody asked it for.",
-    Oversize "oversize" "Dropped: larger than the underlay carries in one piece.",
+    Oversize "oversize" "Dropped: larger than a datagram can be.",
     Ttl "ttl" "Dropped: TTL or hop limit was used up; the sender is told (Time Exceeded).",
     Group "group" "Dropped: to a group or to everybody on the link, which there is none of.",
     NotOverlay "not_overlay" "Dropped: the destination is in no peer's subnet; the sender is told (Unreachable).",

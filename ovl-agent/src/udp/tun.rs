@@ -17,7 +17,10 @@ const UDP_OFFLOADS: c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
 /// A queue, which does not block.
 #[derive(Debug)]
-pub(crate) struct Queue(File);
+pub(crate) struct Queue {
+    file: File,
+    takes_datagrams: bool,
+}
 
 impl Queue {
     /// Opens a queue of the device called `name`, which is made where it is not there and stays when its last queue is
@@ -27,7 +30,7 @@ impl Queue {
         let file = file.with_context(|| {
             format!("cannot open {CONTROL}, which the udp backend needs (`modprobe tun`; in a container, give it the device)")
         })?;
-        let queue = Self(file);
+        let mut queue = Self { file, takes_datagrams: true };
         match queue.attach(name) {
             Ok(()) => {}
             Err(Errno::EBUSY | Errno::EINVAL) => bail!(
@@ -37,6 +40,7 @@ impl Queue {
             Err(errno) => return Err(errno).with_context(|| format!("cannot make TUN device {name}")),
         }
         if queue.command(libc::TUNSETOFFLOAD, (TCP_OFFLOADS | UDP_OFFLOADS).into()).is_err() {
+            queue.takes_datagrams = false;
             let set = queue.command(libc::TUNSETOFFLOAD, TCP_OFFLOADS.into());
             set.with_context(|| format!("cannot set the offloads of {name}"))?;
         }
@@ -45,14 +49,19 @@ impl Queue {
         Ok(queue)
     }
 
+    /// Whether aggregates of datagrams may be written, as those of streams may be: from Linux 6.2 on.
+    pub(crate) fn takes_datagrams(&self) -> bool {
+        self.takes_datagrams
+    }
+
     /// Reads the next packet with its [header](super::offload) before it.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.0).read(buffer)
+        (&self.file).read(buffer)
     }
 
     /// Writes a packet with its header before it.
     pub(crate) fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        (&self.0).write_vectored(parts)
+        (&self.file).write_vectored(parts)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "bits of a word that the kernel has as a short")]
@@ -69,20 +78,20 @@ impl Queue {
             *place = c_char::from_ne_bytes([byte]);
         }
         // SAFETY: TUNSETIFF reads and writes one ifreq, which outlives the call.
-        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+        let result = unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
         Errno::result(result).map(drop)
     }
 
     /// One of the requests whose argument is a number.
     fn command(&self, request: libc::Ioctl, argument: c_ulong) -> nix::Result<()> {
         // SAFETY: these requests take the number itself and touch no memory of ours.
-        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), request, argument) };
+        let result = unsafe { libc::ioctl(self.file.as_raw_fd(), request, argument) };
         Errno::result(result).map(drop)
     }
 }
 
 impl AsFd for Queue {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.file.as_fd()
     }
 }

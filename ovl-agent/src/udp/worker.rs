@@ -14,6 +14,7 @@ use nix::sys::eventfd::EventFd;
 use tracing::{error, warn};
 
 use super::coalesce::Coalescer;
+use super::delivery::deliver;
 use super::icmp::{self, Limit, Problem};
 use super::offload::{self, Offload};
 use super::outbox::Outbox;
@@ -42,14 +43,12 @@ pub(crate) struct Worker {
     pub(crate) end: Arc<EventFd>,
     /// The peers' UDP port.
     pub(crate) port: u16,
-    /// The largest packet that the underlay carries in one piece, by the family of its outer header, bytes.
-    pub(crate) largest: ByFamily<usize>,
 }
 
 impl Worker {
     /// Carries packets until it is told to end, or the device is gone.
     pub(crate) fn run(self) {
-        let mut state = State::new();
+        let mut state = State::new(&self.queue);
         loop {
             let ready = match self.wait() {
                 Ok(ready) => ready,
@@ -70,7 +69,7 @@ impl Worker {
             }
             for (family, socket) in self.sockets.iter() {
                 if ready.sockets.get(family).is_some() {
-                    self.carry_in(family, socket, &overlay, &mut state);
+                    self.carry_in(socket, &overlay, &mut state);
                 }
             }
             state.tally.hand_over(&self.counters);
@@ -167,9 +166,8 @@ impl Worker {
     }
 
     /// The peers' packets to the pods.
-    fn carry_in(&self, family: Family, socket: &Socket, overlay: &Overlay, state: &mut State) {
+    fn carry_in(&self, socket: &Socket, overlay: &Overlay, state: &mut State) {
         let State { inbox, coalescer, tally, .. } = state;
-        let largest = self.largest.get(family).copied().unwrap_or(0);
         for _ in 0..RECEIVE_TURN {
             // What went wrong with one datagram is no matter of the next.
             if inbox.receive(socket).is_err() {
@@ -186,7 +184,7 @@ impl Worker {
                     let place = rest.start..rest.end.min(rest.start + message.size);
                     rest.start = place.end;
                     let packet = &buffer[place.clone()];
-                    match inspect(packet, message.from, largest, overlay) {
+                    match inspect(packet, message.from, overlay) {
                         Ok(header) => {
                             if coalescer.is_full() {
                                 self.deliver(coalescer, buffer, tally);
@@ -211,11 +209,7 @@ impl Worker {
     }
 
     fn deliver(&self, coalescer: &mut Coalescer, buffer: &mut [u8], tally: &mut Tally) {
-        coalescer.finish(buffer, |parts, packets, bytes| {
-            let reason =
-                if self.queue.write(parts).is_ok() { Reason::Delivered } else { Reason::WriteFailed };
-            tally.count(Way::ToTun, reason, packets, bytes);
-        });
+        deliver(coalescer, buffer, tally, |parts| self.queue.write(parts));
     }
 }
 
@@ -238,14 +232,14 @@ struct State {
 }
 
 impl State {
-    fn new() -> Self {
+    fn new(queue: &Queue) -> Self {
         /// The largest packet of a TUN device, bytes.
         const LARGEST: usize = 65_536;
         Self {
             packet: vec![0; offload::LENGTH + LARGEST].into_boxed_slice(),
             outbox: Outbox::new(),
             inbox: Inbox::new(),
-            coalescer: Coalescer::new(),
+            coalescer: Coalescer::new(queue.takes_datagrams()),
             tally: Tally::default(),
             limit: Limit::new(Instant::now()),
             message: Vec::with_capacity(2048),
@@ -253,11 +247,9 @@ impl State {
     }
 }
 
-/// Whether a datagram from a node is a packet to hand over.
-fn inspect(packet: &[u8], node: IpAddr, largest: usize, overlay: &Overlay) -> Result<Header, Reason> {
-    if packet.len() > largest {
-        return Err(Reason::Oversize);
-    }
+/// Whether a datagram from a node is a packet to hand over. Whether it is too large for the way to the pod is the kernel's
+/// business: other nodes may have a wider underlay.
+fn inspect(packet: &[u8], node: IpAddr, overlay: &Overlay) -> Result<Header, Reason> {
     let header = Header::read(packet)?;
     if !packet::is_header_whole(packet, &header) {
         return Err(Reason::BadChecksum);
@@ -326,13 +318,13 @@ mod tests {
             ("cut off", packet[..90].to_vec(), Err(Reason::BadLength)),
             ("changed on the way", with(8, 9), Err(Reason::BadChecksum)),
             ("at its last hop", last_hop, Err(Reason::Ttl)),
-            ("large", udp(pods()[0], &[1; 1500]), Err(Reason::Oversize)),
+            ("large", udp(pods()[0], &[1; 1500]), Ok(())),
         ];
         for (what, packet, expected) in table {
-            assert_eq!(inspect(&packet, node, 1472, &shared.now()).map(drop), expected, "{what}");
+            assert_eq!(inspect(&packet, node, &shared.now()).map(drop), expected, "{what}");
         }
         shared.change(|overlay| overlay.check = SourceCheck::Loose);
-        let stranger = inspect(&packet, node, 1472, &shared.now());
+        let stranger = inspect(&packet, node, &shared.now());
         assert_eq!(stranger, Err(Reason::UnknownNode));
     }
 }

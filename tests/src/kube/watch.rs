@@ -69,6 +69,14 @@ fn run(stream: &TcpStream, shared: &Shared, request: &Request) -> Result<()> {
         for line in lines {
             piece(stream, &line)?;
         }
+        // Before any end: it says how far the watch has come.
+        if now.bookmarks != seen.bookmarks && request.parameter("allowWatchBookmarks") == "true" {
+            let metadata = json!({ "resourceVersion": version.to_string(), "creationTimestamp": null });
+            let object =
+                json!({ "kind": "Node", "apiVersion": "v1", "metadata": metadata, "spec": {}, "status": {} });
+            piece(stream, &line("BOOKMARK", &object))?;
+            shared.state().bookmarks_sent += 1;
+        }
         if now.expired != seen.expired {
             return expire(stream, version);
         }
@@ -78,12 +86,6 @@ fn run(stream: &TcpStream, shared: &Shared, request: &Request) -> Result<()> {
         }
         if now.ended != seen.ended || Instant::now() > until {
             return piece(stream, "");
-        }
-        if now.bookmarks != seen.bookmarks && request.parameter("allowWatchBookmarks") == "true" {
-            let metadata = json!({ "resourceVersion": version.to_string(), "creationTimestamp": null });
-            let object =
-                json!({ "kind": "Node", "apiVersion": "v1", "metadata": metadata, "spec": {}, "status": {} });
-            piece(stream, &line("BOOKMARK", &object))?;
         }
         seen = now;
     }

@@ -81,6 +81,10 @@ impl Socket {
         }
     }
 
+    fn is_lossy(&self) -> bool {
+        matches!(self, Self::Udp(_))
+    }
+
     fn send(&self, message: &[u8]) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => (&*stream).write_all(message),
@@ -172,9 +176,9 @@ fn ask(sockets: &[Socket], core: usize, time: Duration) -> Result<RequestRespons
     let (mut ready, mut buffer) = (Ready::of(sockets)?, [0; MESSAGE]);
     let begin = Instant::now();
     let (warm, end) = (begin + WARM_UP, begin + WARM_UP + time);
-    let mut flows = vec![Flow { asked: begin, missing: MESSAGE }; sockets.len()];
-    for socket in sockets {
-        socket.send(&[0; MESSAGE]).context("send the first request")?;
+    let mut flows = vec![Flow::begin(begin); sockets.len()];
+    for (socket, flow) in sockets.iter().zip(&flows) {
+        socket.send(&flow.request()).context("send the first request")?;
     }
     let (mut times, mut total, mut looked) = (Times::default(), 0, begin);
     loop {
@@ -185,15 +189,14 @@ fn ask(sockets: &[Socket], core: usize, time: Duration) -> Result<RequestRespons
                 received => received.context("a flow broke")?,
             };
             ensure!(length > 0, "the other end closed a flow");
-            flow.missing = flow.missing.saturating_sub(length);
-            if flow.missing == 0 {
+            if flow.is_answered_by(&buffer[..length], socket.is_lossy()) {
                 let now = Instant::now();
                 total += 1;
                 if flow.asked >= warm {
                     times.push((now - flow.asked) / 2);
                 }
-                *flow = Flow { asked: now, missing: MESSAGE };
-                socket.send(&[0; MESSAGE]).context("send a request")?;
+                flow.go_on(now);
+                socket.send(&flow.request()).context("send a request")?;
             }
         }
         let now = Instant::now();
@@ -212,17 +215,55 @@ fn ask(sockets: &[Socket], core: usize, time: Duration) -> Result<RequestRespons
 /// What one flow waits for.
 #[derive(Clone, Copy, Debug)]
 struct Flow {
+    /// The request's number, which stands in its first bytes: an answer that comes late is not the next one's.
+    number: u64,
+    /// When it was sent first: what was lost took as long as it took.
     asked: Instant,
+    /// When it was sent last.
+    sent: Instant,
     /// Bytes of the answer that have not come.
     missing: usize,
+}
+
+impl Flow {
+    fn begin(now: Instant) -> Self {
+        Self { number: 0, asked: now, sent: now, missing: MESSAGE }
+    }
+
+    fn go_on(&mut self, now: Instant) {
+        *self = Self { number: self.number + 1, ..Self::begin(now) };
+    }
+
+    fn request(&self) -> [u8; MESSAGE] {
+        let mut message = [0; MESSAGE];
+        message[..size_of::<u64>()].copy_from_slice(&self.number.to_be_bytes());
+        message
+    }
+
+    /// Takes in what came; whether the answer is whole with it. Datagrams are answers or none, streams come in pieces.
+    fn is_answered_by(&mut self, received: &[u8], is_datagram: bool) -> bool {
+        if is_datagram {
+            return received == self.request();
+        }
+        self.missing = self.missing.saturating_sub(received.len());
+        self.missing == 0
+    }
+
+    /// Whether its request has to be sent again, as the last one was lost.
+    fn is_lost(&mut self, now: Instant) -> bool {
+        let is_lost = now - self.sent > LOST;
+        if is_lost {
+            self.sent = now;
+        }
+        is_lost
+    }
 }
 
 /// Nobody else sends a lost datagram again.
 fn ask_again(sockets: &[Socket], flows: &mut [Flow], now: Instant) -> Result<()> {
     for (socket, flow) in sockets.iter().zip(flows) {
-        if now - flow.asked > LOST && matches!(socket, Socket::Udp(_)) {
-            flow.asked = now;
-            socket.send(&[0; MESSAGE]).context("send a request again")?;
+        if socket.is_lossy() && flow.is_lost(now) {
+            socket.send(&flow.request()).context("send a request again")?;
         }
     }
     Ok(())
@@ -247,6 +288,29 @@ fn result(mut times: Times, total: u64, time: Duration) -> Result<RequestRespons
 mod tests {
     use super::*;
     use crate::netns::{Netns, unique_prefix};
+
+    /// A stall: the request is sent again, and both answers come.
+    #[test]
+    fn a_late_answer_is_not_the_next_ones() {
+        let begin = Instant::now();
+        let mut flow = Flow::begin(begin);
+        assert!(!flow.is_lost(begin + LOST));
+        let later = begin + 2 * LOST;
+        assert!(flow.is_lost(later) && !flow.is_lost(later + LOST), "once in a while");
+        let answer = flow.request();
+        assert!(flow.is_answered_by(&answer, true));
+        assert_eq!(flow.asked, begin, "it took as long as it took");
+        flow.go_on(later);
+        assert!(!flow.is_answered_by(&answer, true), "one request is under way, not two");
+        assert!(flow.is_answered_by(&flow.request(), true));
+    }
+
+    #[test]
+    fn a_stream_brings_answers_in_pieces() {
+        let mut flow = Flow::begin(Instant::now());
+        assert!(!flow.is_answered_by(&[0; 60], false));
+        assert!(flow.is_answered_by(&[0; 4], false));
+    }
 
     #[test]
     fn every_flow_is_answered() {

@@ -1,5 +1,6 @@
 //! ICMP echo.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -73,6 +74,8 @@ pub struct PingSummary {
     pub received: u64,
     /// The longest time between two replies.
     pub longest_gap: Duration,
+    /// Rows of requests without an answer between two that have one.
+    pub gaps: usize,
 }
 
 impl PingSummary {
@@ -125,6 +128,12 @@ fn parse(text: &str) -> Result<PingSummary> {
         .lines()
         .filter(|line| line.contains("icmp_seq=") && line.contains("time="))
         .filter_map(|line| line.strip_prefix('[')?.split_once(']')?.0.parse::<f64>().ok());
+    let numbers: BTreeSet<u64> = text
+        .lines()
+        .filter(|line| line.contains("time="))
+        .filter_map(|line| line.split_once("icmp_seq=")?.1.split_whitespace().next()?.parse().ok())
+        .collect();
+    let gaps = numbers.iter().zip(numbers.iter().skip(1)).filter(|(one, next)| *next - *one > 1).count();
     let (mut last, mut longest) = (None, 0.0_f64);
     for arrival in arrivals {
         longest = longest.max(last.map_or(0.0, |last| arrival - last));
@@ -134,6 +143,7 @@ fn parse(text: &str) -> Result<PingSummary> {
         transmitted: number(" packets transmitted")?,
         received: number(" received")?,
         longest_gap: Duration::try_from_secs_f64(longest).context("read the time stamps")?,
+        gaps,
     })
 }
 
@@ -151,6 +161,7 @@ mod tests {
             27 packets transmitted, 3 received, 88% packet loss, time 260ms\n";
         let summary = parse(text).unwrap();
         assert_eq!((summary.transmitted, summary.received, summary.lost()), (27, 3, 23));
+        assert_eq!(summary.gaps, 1);
         assert!((summary.longest_gap.as_secs_f64() - 0.25).abs() < 1e-6);
     }
 }

@@ -43,14 +43,14 @@ mod tests {
 
     #[test]
     fn a_row_has_every_member() {
-        let value = Spread { median: 15.0, min: 14.0, max: 16.0 };
+        let value = Spread { median: 15.0, min: 14.0, max: 16.0, count: 5 };
         let row = Row {
             workload: "tcp-stream-1".to_owned(),
             contender: "ovl-vxlan",
             metric: THROUGHPUT,
             rounds: 5,
             value,
-            to_baseline: Some(Spread { median: 1.25, min: 1.25, max: 1.5 }),
+            to_baseline: Some(Spread { median: 1.25, min: 1.25, max: 1.5, count: 5 }),
             to_limit: None,
             path_verified: true,
         };

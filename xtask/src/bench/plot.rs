@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     fn row(workload: &str, contender: &'static str, ratio: f64) -> Row {
-        let spread = Spread { median: ratio, min: ratio * 0.9, max: ratio * 1.1 };
+        let spread = Spread { median: ratio, min: ratio * 0.9, max: ratio * 1.1, count: 5 };
         Row {
             workload: workload.to_owned(),
             contender,

@@ -17,12 +17,13 @@ pub(super) struct Sample {
     pub(super) value: f64,
 }
 
-/// A median with its extremes.
+/// A median with its extremes, of so many values or pairs of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Spread {
     pub(super) median: f64,
     pub(super) min: f64,
     pub(super) max: f64,
+    pub(super) count: usize,
 }
 
 /// A figure over all rounds.
@@ -54,25 +55,26 @@ impl Spread {
     pub(super) fn of(values: &[f64]) -> Option<Self> {
         let extreme = |choose: fn(f64, f64) -> f64| values.iter().copied().reduce(choose);
         let (min, max) = (extreme(f64::min)?, extreme(f64::max)?);
-        Some(Self { median: median(values.iter().copied())?, min, max })
+        Some(Self { median: median(values.iter().copied())?, min, max, count: values.len() })
     }
 
-    /// How far it goes from end to end, as a part of the median.
-    pub(super) fn width(&self) -> f64 {
-        if self.median > 0.0 { (self.max - self.min) / self.median } else { 0.0 }
+    /// How far it goes from end to end, as a part of the median; of one alone nobody knows.
+    pub(super) fn width(&self) -> Option<f64> {
+        (self.count > 1).then(|| if self.median > 0.0 { (self.max - self.min) / self.median } else { 0.0 })
     }
 }
 
 impl Row {
-    /// The spread that matters: of the ratio where it is compared with something, else of the value.
-    pub(super) fn spread(&self) -> f64 {
+    /// The spread that matters: of the ratio where it is compared with something, else of the value. `None` where it is
+    /// not known.
+    pub(super) fn spread(&self) -> Option<f64> {
         let ratio = self.to_baseline.filter(|_| self.contender != BASELINE);
         ratio.or(self.to_limit.filter(|_| self.contender != LIMIT)).unwrap_or(self.value).width()
     }
 
-    /// Whether it spreads so far that it means little.
+    /// Whether it spreads so far that it means little, or may for all that is known.
     pub(super) fn is_unsteady(&self) -> bool {
-        self.spread() > UNSTEADY
+        self.spread().is_none_or(|spread| spread > UNSTEADY)
     }
 }
 
@@ -154,8 +156,8 @@ mod tests {
         ]);
         let rows = results.rows();
         let ovl = rows.iter().find(|row| row.contender == "ovl-vxlan").unwrap();
-        assert_eq!(ovl.value, Spread { median: 15.0, min: 3.0, max: 16.0 });
-        assert_eq!(ovl.to_baseline, Some(Spread { median: 1.5, min: 1.5, max: 1.5 }));
+        assert_eq!(ovl.value, Spread { median: 15.0, min: 3.0, max: 16.0, count: 3 });
+        assert_eq!(ovl.to_baseline, Some(Spread { median: 1.5, min: 1.5, max: 1.5, count: 2 }));
         assert_eq!((ovl.rounds, ovl.to_limit, ovl.is_unsteady()), (3, None, false));
     }
 
@@ -170,8 +172,22 @@ mod tests {
             ]);
             results.rows()[1].clone()
         };
-        assert!(!with(5.5).is_unsteady(), "{}", with(5.5).spread());
-        assert!(with(7.0).is_unsteady(), "{}", with(7.0).spread());
+        assert!(!with(5.5).is_unsteady(), "{:?}", with(5.5).spread());
+        assert!(with(7.0).is_unsteady(), "{:?}", with(7.0).spread());
+    }
+
+    /// Of several rounds only one has both: their ratio has no spread, whatever the values do.
+    #[test]
+    fn of_one_pair_no_spread_is_known() {
+        let results = results(&[
+            (0, "kernel-vxlan", P50, 10.0),
+            (0, "ovl-vxlan", P50, 5.0),
+            (1, "ovl-vxlan", P50, 5.0),
+            (2, "ovl-vxlan", P50, 5.0),
+        ]);
+        let row = &results.rows()[1];
+        assert_eq!((row.rounds, row.to_baseline.map(|ratio| ratio.count)), (3, Some(1)));
+        assert_eq!((row.spread(), row.is_unsteady()), (None, true));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The rows for people: what was measured, and how it compares.
 
 use super::contender::{self, BASELINE, LIMIT};
-use super::results::{Row, Spread};
+use super::results::{Row, Spread, UNSTEADY};
 
 /// A table with a heading.
 pub(super) struct Table {
@@ -15,9 +15,8 @@ pub(super) fn all(rows: &[Row]) -> Vec<Table> {
     let value = |row: &Row| {
         Some(format!("{}{}", number(row.value.median), if row.path_verified { "" } else { " !" }))
     };
-    let to_baseline =
-        |row: &Row| Some(ratio(row.to_baseline.filter(|_| row.contender != BASELINE)?, row.rounds));
-    let to_limit = |row: &Row| Some(ratio(row.to_limit.filter(|_| row.contender != LIMIT)?, row.rounds));
+    let to_baseline = |row: &Row| row.to_baseline.filter(|_| row.contender != BASELINE).map(ratio);
+    let to_limit = |row: &Row| row.to_limit.filter(|_| row.contender != LIMIT).map(ratio);
     let tables = [
         table("medians (! : not all rounds count)".to_owned(), rows, value),
         table(format!("times {BASELINE}, with the spread over rounds"), rows, to_baseline),
@@ -55,7 +54,7 @@ fn table(title: String, rows: &[Row], cell: impl Fn(&Row) -> Option<String>) -> 
 pub(super) fn of_test_runs(rows: &[Row]) -> Table {
     let mut lines = vec![["", "median", "lowest", "highest"].map(str::to_owned).to_vec()];
     for row in rows {
-        let Spread { median, min, max } = row.value;
+        let Spread { median, min, max, .. } = row.value;
         let name = format!("{}, {} {}", row.workload, row.metric.name, row.metric.unit);
         lines.push(std::iter::once(name).chain([median, min, max].map(number)).collect());
     }
@@ -82,14 +81,13 @@ fn number(value: f64) -> String {
 }
 
 /// What spreads too far has one digit less, and says how far.
-fn ratio(ratio: Spread, rounds: usize) -> String {
-    let percent = ratio.width() * 100.0;
-    if rounds < 2 {
-        format!("{:.2}", ratio.median)
-    } else if ratio.width() > super::results::UNSTEADY {
-        format!("~{:.1} (spread {percent:.0} %)", ratio.median)
-    } else {
-        format!("{:.2} ±{:.0}%", ratio.median, percent / 2.0)
+fn ratio(ratio: Spread) -> String {
+    match ratio.width() {
+        None => format!("{:.2}", ratio.median),
+        Some(width) if width > UNSTEADY => {
+            format!("~{:.1} (spread {:.0} %)", ratio.median, width * 100.0)
+        }
+        Some(width) => format!("{:.2} ±{:.0}%", ratio.median, width * 50.0),
     }
 }
 
@@ -99,7 +97,7 @@ mod tests {
     use super::*;
 
     fn row(contender: &'static str, metric: super::super::metric::Metric, median: f64, width: f64) -> Row {
-        let spread = |median: f64| Spread { median, min: median, max: median * (1.0 + width) };
+        let spread = |median: f64| Spread { median, min: median, max: median * (1.0 + width), count: 5 };
         Row {
             workload: "load".to_owned(),
             contender,
@@ -110,6 +108,13 @@ mod tests {
             to_limit: None,
             path_verified: true,
         }
+    }
+
+    #[test]
+    fn of_one_pair_no_spread_is_shown() {
+        let mut row = row("ovl-vxlan", THROUGHPUT, 15.0, 0.0);
+        row.to_baseline = row.to_baseline.map(|ratio| Spread { count: 1, ..ratio });
+        assert_eq!(all(&[row])[1].rows[1], ["load, throughput Gb/s", "1.50"]);
     }
 
     #[test]

@@ -26,6 +26,8 @@ const CORE: &[(&str, &str)] = &[
     // Aggregates, checksums and sizes, against the kernel's own tunnel.
     ("net", "stock_peer::a_stock_peer_of_one_family"),
     ("net", "stock_peer::streams_with_offloads"),
+    // The udp backend's aggregates: what a TUN device takes.
+    ("net", "udp::carry::batches_of_datagrams"),
     // Netfilter's part in it.
     ("net", "verified::"),
     ("net", "wire::host_gw_packets"),

@@ -57,7 +57,11 @@ impl Peers {
             (Some(Item::Lease(before)), None) if self.is_alone(name, before.key) => {
                 Update::Delete(before.key)
             }
-            (None | Some(Item::Lease(_)), Some(Item::Rejected(item))) => Update::Rejected(item),
+            (None, Some(Item::Rejected(item))) => Update::Rejected(item),
+            // Only where it is the subnet that it had. Another one is told to go.
+            (Some(Item::Lease(before)), Some(Item::Rejected(item))) if item.key == Some(before.key) => {
+                Update::Rejected(item)
+            }
             _ => self.snapshot(),
         })
     }
@@ -159,6 +163,9 @@ mod tests {
             ("n3", None, "nothing"),
             ("n3", Some(rejected("n3", None, "garbage".into())), "rejected nodes/n3"),
             ("n3", None, "all  but "),
+            // Another subnet, and garbage at once: the old subnet is nobody's.
+            ("n4", Some(lease(a, 4)), "put 10.42.1.0-24 192.0.2.4"),
+            ("n4", Some(rejected("n4", Some(b.parse().expect(b)), "garbage".into())), "all  but nodes/n4"),
         ];
         let mut peers = Peers::new("me");
         for (step, (name, item, expected)) in table.into_iter().enumerate() {

@@ -12,7 +12,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rand::Rng as _;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::KubernetesStore;
@@ -28,7 +28,10 @@ const PAGE: u32 = 250;
 const LONGEST: std::ops::Range<u32> = 300..600;
 /// A watch that lasted this long was no failure in a row.
 const STEADY: Duration = Duration::from_secs(5);
-/// Bookmarks come about once a minute. After this time without anything, the server is asked whether it is there.
+/// How much longer than the server was told to a watch may take: then it is one that the server knows nothing of.
+const SLACK: Duration = Duration::from_secs(30);
+/// Bookmarks come about once a minute. A watch without anything for this long may be one whose connection somebody on the
+/// way has forgotten, which no end of it would ever notice: it goes on over another one.
 const QUIET: Duration = Duration::from_secs(90);
 /// HTTP's code for a version that is forgotten, in a watch's own words.
 const GONE: u16 = 410;
@@ -95,12 +98,12 @@ struct Watcher<'a> {
 
 impl Watcher<'_> {
     async fn round(&mut self) -> End {
-        let began = match self.begin().await {
-            Ok(lines) => lines,
+        let (lines, longest) = match self.begin().await {
+            Ok(began) => began,
             Err(end) => return end,
         };
         let started = Instant::now();
-        let end = self.follow(began).await;
+        let end = self.follow(lines, started + longest + SLACK).await;
         if started.elapsed() < STEADY {
             self.pace.failed(Duration::ZERO);
         } else {
@@ -109,7 +112,8 @@ impl Watcher<'_> {
         end
     }
 
-    async fn begin(&mut self) -> Result<Lines, End> {
+    /// Begins a watch, and says how long the server was told to let it be.
+    async fn begin(&mut self) -> Result<(Lines, Duration), End> {
         let version = match &self.version {
             Some(version) => version.clone(),
             None => self.list().await?,
@@ -125,7 +129,7 @@ impl Watcher<'_> {
         if self.outage.take().is_some() {
             self.send(self.peers.snapshot()).await?;
         }
-        Ok(lines)
+        Ok((lines, Duration::from_secs(longest.into())))
     }
 
     /// Lists all Nodes, reports them, and returns the version at which they were so.
@@ -171,18 +175,18 @@ impl Watcher<'_> {
         Ok(version)
     }
 
-    /// Takes in what the watch says until it ends.
-    async fn follow(&mut self, mut lines: Lines) -> End {
+    /// Takes in what the watch says until it ends, or it is time to begin another one.
+    async fn follow(&mut self, mut lines: Lines, latest: Instant) -> End {
         loop {
-            let line = match timeout(QUIET, lines.next()).await {
+            let quiet = Instant::now() + QUIET;
+            let line = match timeout_at(quiet.min(latest), lines.next()).await {
                 Ok(Ok(Some(line))) => line,
                 Ok(Ok(None)) => return End::Over("the server ended it".to_owned()),
                 Ok(Err(reason)) => return End::Over(reason),
-                Err(_elapsed) => match self.store.api.node(self.own).await {
-                    // It answers; that this node is gone will come as an event.
-                    Ok(_) | Err(Failure::Absent) => continue,
-                    Err(failure) => return self.failed(failure),
-                },
+                Err(_elapsed) if quiet < latest => {
+                    return End::Over(format!("nothing heard for {} s", QUIET.as_secs()));
+                }
+                Err(_elapsed) => return End::Over("the server did not end it in time".to_owned()),
             };
             if let Err(end) = self.take(&line).await {
                 return end;
@@ -290,3 +294,6 @@ struct Read {
 fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,11 @@ use crate::udp::segment::{CWR, FIN, Segments};
 
 /// Puts packets together, and gives what would be written: each with the device's header before it.
 fn together(packets: &[Vec<u8>]) -> Vec<(Offload, Vec<u8>, usize)> {
-    let (mut coalescer, mut written) = (Coalescer::new(), Vec::new());
+    together_by(Coalescer::new(true), packets)
+}
+
+fn together_by(mut coalescer: Coalescer, packets: &[Vec<u8>]) -> Vec<(Offload, Vec<u8>, usize)> {
+    let mut written = Vec::new();
     let mut buffer: Vec<u8> = packets.concat();
     let mut start = 0;
     for packet in packets {
@@ -107,6 +111,17 @@ fn datagrams_become_one_packet_that_comes_apart_as_it_was() {
             write_ipv4_checksum(packet);
         }
         assert_eq!(again, hops_taken(&packets));
+    }
+}
+
+#[test]
+fn datagrams_stay_as_they_are_where_the_kernel_takes_no_runs_of_them() {
+    for addresses in pods() {
+        let datagrams: Vec<_> = (0..5).map(|number| udp(addresses, &[number; 700])).collect();
+        let written = together_by(Coalescer::new(false), &datagrams);
+        assert!(written.iter().all(|(offload, ..)| *offload == Offload::default()));
+        assert_eq!(apart(&written), hops_taken(&datagrams));
+        assert_eq!(together_by(Coalescer::new(false), &stream(addresses, &[1000; 5])).len(), 1);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Pods reach each other, whatever they send, in both families; and the rows are what flannel's would be.
 
 use ovl_tests::links::{self, ip_json};
+use ovl_tests::pod::Pod;
 use ovl_tests::sockets::Pair;
 use ovl_tests::topology::Topology;
 use ovl_tests::traffic::{self, Destination};
@@ -50,6 +51,24 @@ fn pods_exchange_streams_and_datagrams_in_both_families() {
         for agent in &overlay.agents[..2] {
             let (out, into) = carried(agent);
             assert!(out > 20_000 && into > 20_000, "{network} {args}: {out} out, {into} in");
+        }
+    }
+}
+
+/// Kernels differ in which aggregates of datagrams they give to a TUN device, and which they take.
+#[test]
+fn batches_of_datagrams_arrive() {
+    let overlay = start(Topology::builder("udp-batch").ipv6(), DUAL, KERNEL);
+    for destination in Destination::all(&overlay.pods[1]) {
+        let [client, server] = [&overlay.pods[0], &overlay.pods[1]].map(Pod::netns);
+        let datagrams = Datagrams::between(client, server, destination.address).unwrap();
+        for length in [100, 1300] {
+            datagrams.exchange_segmented(100, length).unwrap();
+        }
+    }
+    for (node, way) in [(0, "from_tun"), (1, "to_tun")] {
+        for reason in ["send_failed", "write_failed"] {
+            assert_eq!(overlay.agents[node].counter(way, reason).unwrap(), 0, "{way} {reason}");
         }
     }
 }

@@ -29,12 +29,17 @@ async fn until_keys(watcher: &mut Watcher, what: &str, keys: &[&str]) {
 
 /// Waits until so many watches are open; nothing of the agent's is waited for.
 pub(super) async fn until_watches(cluster: &Kubernetes, count: usize) {
-    let opened = async {
-        while cluster.server.watches() != count {
+    until_server("the watches", || cluster.server.watches() == count).await;
+}
+
+/// Waits for what the server has done, or was asked.
+async fn until_server(what: &str, condition: impl Fn() -> bool) {
+    let met = async {
+        while !condition() {
             tokio::task::yield_now().await;
         }
     };
-    soon("the watches", opened).await;
+    soon(what, met).await;
 }
 
 /// Node added, changed in one family, without an annotation any more, deleted; those that are no leases don't count.
@@ -169,20 +174,15 @@ async fn a_bookmark_keeps_a_quiet_watch_young() {
         watcher.first().await;
         until_watches(&cluster, 1).await;
         put(&cluster, B);
-        cluster.server.bookmark();
         let server = &cluster.server;
-        // The bookmark comes before the end on the same stream.
+        server.bookmark();
+        until_server("the bookmark", || server.bookmarks_sent() == 1).await;
+        // It comes before the end on the same stream.
         server.forget();
         server.end_watches();
-        soon("the watch to be open again", async {
-            while server.count("watch nodes") < 2 {
-                tokio::select! {
-                    () = watcher.until("nothing", |_| false) => {}
-                    () = tokio::time::sleep(Duration::from_millis(10)) => {}
-                }
-            }
-        })
-        .await;
+        until_server("a second watch", || server.count("watch nodes") == 2).await;
+        server.annotate(ME, &[("public-ip", Some("192.0.2.99"))]);
+        watcher.until("news of its own", |now| now.leases.get(A).is_some_and(|ip| ip == "192.0.2.99")).await;
         assert_eq!((server.count("list nodes"), watcher.names()), (1, vec![A]), "{watcher:?}");
     })
     .await;
