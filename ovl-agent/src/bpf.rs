@@ -10,8 +10,9 @@ mod load;
 mod maps;
 pub(crate) mod pins;
 mod trial;
+mod xdp;
 
-pub use attach::{Attachment, AttachmentTable, Hook, TcAttach, TcxOrder, is_gone};
+pub use attach::{Attaching, Attachment, AttachmentTable, Hook, TcAttach, TcxOrder, is_gone};
 pub use counters::{Counter, counters};
 pub use flows::FlowMap;
 pub use load::{DataPlane, LoadError, ObjectSource};

@@ -16,7 +16,7 @@ mod tests;
 mod value;
 
 pub use run::RunArgs;
-pub use value::{FastPath, Mode, Secret, SourceCheck, StoreArg};
+pub use value::{FastPath, Mode, Secret, SourceCheck, StoreArg, Xdp};
 
 use crate::cleanup::CleanupArgs;
 use crate::docker_opts::DockerOptsArgs;

@@ -112,6 +112,10 @@ pub struct EbpfFacts {
     pub source_check: String,
     /// The bit of packets' marks that says that netfilter has accepted them.
     pub fast_path_mark: u32,
+    /// Whether XDP strips tunnels: `native`, `skb` or `off`.
+    pub xdp: String,
+    /// Why so.
+    pub xdp_reason: String,
 }
 
 /// How the store does.
@@ -312,6 +316,8 @@ mod tests {
             ("/ebpf/verify_interval_seconds", "10.0"),
             ("/ebpf/source_check", "\"loose\""),
             ("/ebpf/fast_path_mark", "8192"),
+            ("/ebpf/xdp", "\"off\""),
+            ("/ebpf/xdp_reason", "\"--xdp off\""),
             ("/store", "\"etcd http://192.0.2.1:2379\""),
             ("/store_error", "null"),
             ("/peers/0/subnet", "\"10.42.7.0/24\""),

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
 use ovl_common::{
-    ABI, Config, Encapsulation, IpKey, Port, Prefix, Program, Range, Remote, Travel, Tunnel as TunnelRow,
+    ABI, Config, Encapsulation, IpKey, Mac, Port, Prefix, Program, Range, Remote, Travel, Tunnel as TunnelRow,
 };
 use regex_lite::Regex;
 use tracing::warn;
@@ -26,6 +26,11 @@ use crate::node::{Node, Underlay};
 use crate::reconcile::{Known, Outcome, delete, put_missing};
 use crate::sysctl;
 use crate::table::Table as _;
+use crate::xdp::Choice;
+
+mod xdp;
+
+use xdp::Xdp;
 
 /// How long the programs act without hearing from the agent. Whoever finds them acting later is looking at a bug.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -43,6 +48,8 @@ pub struct Policy {
     pub source_check: cli::SourceCheck,
     /// `--max-flows`.
     pub max_flows: u32,
+    /// `--xdp`.
+    pub xdp: cli::Xdp,
 }
 
 /// What the programs are to know of the cluster.
@@ -69,6 +76,8 @@ pub struct Places<'a> {
     pub pods: &'a BTreeMap<u32, PodPort>,
     /// The overlay devices: index and name.
     pub overlay: &'a ByFamily<(u32, String)>,
+    /// The underlay device.
+    pub underlay: Option<&'a Interface>,
 }
 
 /// The fast path of this node.
@@ -88,6 +97,7 @@ pub struct FastPath {
     /// Whether pods have left whose flows may still be there.
     have_pods_left: bool,
     epoch: u64,
+    xdp: Xdp,
     known: KnownRows,
     /// Where programs belong, as of the last pass.
     wanted_hooks: BTreeMap<Hook, Attachment>,
@@ -131,7 +141,9 @@ impl FastPath {
             );
         }
         // What changed while nobody looked is unknown: flows are verified anew.
-        let epoch = plane.state.get(&0, 0).map_or(1, |config| config.0.epoch.wrapping_add(1));
+        let before = plane.state.get(&0, 0).map(|config| config.0).ok();
+        let epoch = before.map_or(1, |config| config.epoch.wrapping_add(1));
+        let xdp = Xdp::new(policy.xdp, before.map_or(0, |config| config.token));
         Ok(Self {
             plane,
             attachments,
@@ -143,6 +155,7 @@ impl FastPath {
             have_pods_left: false,
             is_made: false,
             epoch,
+            xdp,
             known: KnownRows::default(),
             wanted_hooks: BTreeMap::new(),
         })
@@ -157,7 +170,7 @@ impl FastPath {
             underlay.name
         );
         let wire = Hook { ifindex: underlay.ifindex, program: Program::FromWire };
-        let attachment = Attachment { interface: underlay.name.clone() };
+        let attachment = Attachment::tc(&underlay.name);
         self.attachments.with(&mut self.plane.programs).put(&wire, &attachment).await
     }
 
@@ -181,6 +194,11 @@ impl FastPath {
     /// The flows, for another thread.
     pub fn flow_map(&self) -> Result<FlowMap> {
         FlowMap::behind(&self.plane.flows)
+    }
+
+    /// Whether tunnels are stripped by XDP, and why, or why not.
+    pub fn xdp(&self) -> &Choice {
+        self.xdp.choice()
     }
 
     /// The flows and the addresses of the pods that there are, where pods have left since the last question.
@@ -221,6 +239,7 @@ impl FastPath {
         let nodes = cluster.nodes.iter().map(|node| (IpKey::from(*node), ())).collect();
         let is_direct = remotes.values().any(|remote| remote.travel == Travel::Direct as u8);
         self.wanted_hooks = hooks(&node.underlay, is_direct, places);
+        self.arrange_xdp(node, cluster, places).await;
         let config = BTreeMap::from([((), self.config(node, cluster, places))]);
         let ports = places.pods.iter().map(|(ifindex, pod)| (*ifindex, pod.port)).collect();
         let before = (outcome.put, outcome.deleted);
@@ -256,6 +275,33 @@ impl FastPath {
         }
         // Last: a program that still runs learns again.
         self.forget_absent_pods(places.pods, outcome);
+    }
+
+    /// Attaches the program that strips early, where it is wanted, or takes note that it is not. Before the configuration is
+    /// written: from then on it strips, and not before.
+    async fn arrange_xdp(&mut self, node: &Node, cluster: &Cluster<'_>, places: &Places<'_>) {
+        let idle = if self.policy.fast_path == cli::FastPath::Off {
+            Some("the fast path is off")
+        } else if cluster.tunnels.iter().next().is_none() {
+            Some("there is no tunnel to strip")
+        } else if !self.can_tunnel {
+            Some("the fast path carries no tunnels on this kernel")
+        } else {
+            None
+        };
+        let mut attaching = self.attachments.with(&mut self.plane.programs);
+        let wire = Hook { ifindex: node.underlay.ifindex, program: Program::FromWire };
+        let idle = idle.or_else(|| {
+            let is_awaited = attaching.holds(&wire, &Attachment::tc(&node.underlay.name));
+            (!is_awaited).then_some("from_wire, which takes over what is stripped, is not attached")
+        });
+        let arranged = self.xdp.arrange(&node.underlay, places.underlay, idle, &mut attaching).await;
+        if let Some((hook, attachment)) = arranged {
+            if self.known.hooks.get(&hook) != Some(&attachment) {
+                self.known.hooks.doubt();
+            }
+            self.wanted_hooks.insert(hook, attachment);
+        }
     }
 
     /// Has every flow ask netfilter again, because something that it may go by has changed.
@@ -373,7 +419,10 @@ impl FastPath {
             source_port_min,
             source_port_max,
             carry_tcp: 0,
-            reserved: [0; 3],
+            token: self.xdp.token(),
+            xdp_after_gro: u8::from(self.xdp.comes_after_gro()),
+            underlay_mac: places.underlay.map_or(Mac::default(), |interface| interface.mac),
+            reserved: [0; 4],
             tunnel_v4: tunnel(Family::V4),
             tunnel_v6: tunnel(Family::V6),
             local_v4: local(Family::V4),
@@ -442,7 +491,7 @@ pub fn pod_ports(
 fn hooks(underlay: &Underlay, is_direct: bool, places: &Places<'_>) -> BTreeMap<Hook, Attachment> {
     let mut hooks = BTreeMap::new();
     let mut add = |ifindex: u32, program: Program, interface: &str| {
-        hooks.insert(Hook { ifindex, program }, Attachment { interface: interface.to_owned() });
+        hooks.insert(Hook { ifindex, program }, Attachment::tc(interface));
     };
     add(underlay.ifindex, Program::FromWire, &underlay.name);
     if is_direct {
@@ -469,7 +518,6 @@ fn deadline() -> u64 {
 mod tests {
     use super::*;
     use crate::backend::testing::node;
-    use ovl_common::Mac;
 
     fn interface(
         ifindex: u32,
@@ -514,7 +562,7 @@ mod tests {
         assert_eq!(plain.keys().copied().collect::<Vec<_>>(), [6]);
         assert_eq!(plain[&6].port.gateway, Mac([2, 0, 0, 0, 0, 6]), "it is its own gateway");
         let overlay = ByFamily { v4: Some((8, "flannel.1".to_owned())), v6: None };
-        let places = Places { pods: &pods, overlay: &overlay };
+        let places = Places { pods: &pods, overlay: &overlay, underlay: None };
         assert_eq!(hooks(&node().underlay, false, &places).len(), 4);
         assert_eq!(hooks(&node().underlay, true, &places).len(), 5);
     }

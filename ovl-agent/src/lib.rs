@@ -39,3 +39,4 @@ pub mod trace;
 pub mod udp;
 pub mod underlay;
 pub mod view;
+pub mod xdp;

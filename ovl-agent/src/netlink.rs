@@ -31,6 +31,7 @@ mod rulesets;
 mod shaping;
 mod vxlan;
 mod watch;
+mod xdp;
 
 pub use address::AddressTable;
 pub use addresses::{NodeAddress, node_addresses};
@@ -47,6 +48,7 @@ pub use route::RouteTable;
 pub use rulesets::watch_rulesets;
 pub use shaping::shaped;
 pub use watch::{KernelEvents, watch};
+pub use xdp::xdp_program;
 
 /// Opens a netlink socket in this process's network namespace. Needs a running tokio runtime.
 pub fn connect() -> Result<Handle> {

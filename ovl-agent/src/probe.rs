@@ -19,6 +19,7 @@ mod links;
 mod outlook;
 mod page;
 mod surroundings;
+mod xdp;
 
 use feature::{Answer, Feature, Row};
 use outlook::Outlook;
@@ -34,16 +35,25 @@ struct Report {
     features: Vec<Row>,
     /// What an agent would do, by backend.
     backends: Vec<Outlook>,
+    /// What `--xdp auto` would choose, for the interfaces that default routes lead out of.
+    xdp: Vec<xdp::Outlook>,
 }
 
 /// Asks, prints the answers and returns whether vxlan's packets would take the fast path.
 pub fn run(args: &ProbeArgs) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let features = runtime.context("cannot start the event loop")?.block_on(ask());
+    let (features, xdp) = runtime
+        .context("cannot start the event loop")?
+        .block_on(async { (ask().await, xdp::outlook().await) });
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let backends = outlook::outlook(&features);
-    let report =
-        Report { version: env!("CARGO_PKG_VERSION"), kernel: release.trim().to_owned(), features, backends };
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        kernel: release.trim().to_owned(),
+        features,
+        backends,
+        xdp,
+    };
     let text = if args.json {
         format!("{}\n", serde_json::to_string(&report).context("cannot write the answers as JSON")?)
     } else {

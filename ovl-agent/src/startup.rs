@@ -274,6 +274,7 @@ fn policy(args: &RunArgs) -> Policy {
         verify_interval: Duration::from_secs(args.verify_interval.into()),
         source_check: args.source_check,
         max_flows: args.max_flows,
+        xdp: args.xdp,
     }
 }
 

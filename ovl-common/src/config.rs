@@ -22,6 +22,10 @@ pub struct Config {
     pub epoch: u64,
     /// For how long a flow is good once netfilter has accepted it, nanoseconds.
     pub verified_for: u64,
+    /// What XDP writes in front of packets whose tunnel it took off, in the byte order of the host: a random even number that
+    /// nobody outside knows, plus 1 where the tunnel was over IPv6. The same for all packets, since GRO merges only those with
+    /// equal metadata. 0 where XDP is to leave every packet alone: nobody at tc waits for them.
+    pub token: u64,
     /// The one bit of `skb->mark` that says that netfilter has accepted a packet of an established connection.
     pub mark: u32,
     /// A [`SourceCheck`].
@@ -36,8 +40,12 @@ pub struct Config {
     pub source_port_max: u16,
     /// 1 where TCP may take the fast path, 0 where conntrack would call it invalid when it comes back.
     pub carry_tcp: u8,
+    /// 1 where XDP sees packets that the kernel may have aggregated already (generic XDP), 0 where it does not.
+    pub xdp_after_gro: u8,
+    /// MAC of the underlay device.
+    pub underlay_mac: Mac,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 4],
     /// The tunnel between nodes' IPv4 addresses.
     pub tunnel_v4: Tunnel,
     /// The tunnel between nodes' IPv6 addresses.
@@ -48,7 +56,7 @@ pub struct Config {
     pub local_v6: Range,
 }
 
-const _: () = assert!(size_of::<Config>() == 200);
+const _: () = assert!(size_of::<Config>() == 216);
 
 /// A tunnel, by the family of its outer addresses. Zeroed where there is none.
 #[repr(C)]

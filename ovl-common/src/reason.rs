@@ -13,6 +13,8 @@ pub enum Program {
     /// Egress of the overlay device, and of the underlay device where peers are reached without a tunnel: what the kernel
     /// sends to other nodes' pods.
     ToOverlay = 3,
+    /// XDP on the underlay device: what peers send, before the kernel makes socket buffers of it.
+    FromWireXdp = 4,
 }
 
 /// Number of programs.
@@ -21,7 +23,11 @@ pub const PROGRAMS: u32 = Program::ALL.len() as u32;
 
 impl Program {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::FromPod, Self::FromWire, Self::ToPod, Self::ToOverlay];
+    pub const ALL: [Self; 5] =
+        [Self::FromPod, Self::FromWire, Self::ToPod, Self::ToOverlay, Self::FromWireXdp];
+
+    /// Those that tc runs, in the order of their numbers: without them there is no fast path. XDP is on top.
+    pub const TC: [Self; 4] = [Self::FromPod, Self::FromWire, Self::ToPod, Self::ToOverlay];
 
     /// The name in the object file and in everything a person reads.
     pub const fn name(self) -> &'static str {
@@ -30,6 +36,7 @@ impl Program {
             Self::FromWire => "from_wire",
             Self::ToPod => "to_pod",
             Self::ToOverlay => "to_overlay",
+            Self::FromWireXdp => "from_wire_xdp",
         }
     }
 }
@@ -37,7 +44,7 @@ impl Program {
 macro_rules! reasons {
     ($($variant:ident $name:literal $meaning:literal,)*) => {
         /// Why a program did what it did with a packet. Whether the packet was dropped is the verdict's to
-        /// say; all others but the first two leave it to the kernel, untouched.
+        /// say; all others but the first three leave it to the kernel, untouched.
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Reason { $(#[doc = $meaning] $variant,)* }
@@ -66,6 +73,7 @@ macro_rules! reasons {
 reasons! {
     Forwarded "forwarded" "Sent to the peer's node on the fast path.",
     Delivered "delivered" "Delivered into the pod on the fast path.",
+    Stripped "stripped" "Stripped of its tunnel before the kernel aggregates packets; from_wire goes on with it.",
     Learned "learned" "The kernel delivered this packet; its pod is now known as an endpoint.",
     Known "known" "The kernel delivered this packet to an endpoint that is known already.",
     Verified "verified" "Netfilter accepted this packet; its flow may take the fast path in this direction.",
@@ -92,6 +100,7 @@ reasons! {
     MovedSource "moved_source" "The source was known on another interface; that entry is forgotten.",
     Oversize "oversize" "Larger than the path takes.",
     NoRoom "no_room" "The kernel refused to make room for the outer headers, or to strip them.",
+    Metadata "metadata" "The driver hands no metadata from XDP to tc, or another program's stands there.",
     NotTunnel "not_tunnel" "An underlay packet that is neither of this tunnel nor for a pod.",
     TunnelFlags "tunnel_flags" "A VXLAN header with flags or reserved bits that are not ours to interpret.",
     OtherVni "other_vni" "A VXLAN packet of another network.",

@@ -64,11 +64,15 @@ pub enum Action {
     Send = 2,
     /// Delivered into the pod.
     Deliver = 3,
+    /// Stripped of its tunnel and passed on to tc.
+    Strip = 4,
+    /// Stripped, and handed to the overlay device as the tunnel's payload.
+    Return = 5,
 }
 
 impl Action {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Pass, Self::Drop, Self::Send, Self::Deliver];
+    pub const ALL: [Self; 6] = [Self::Pass, Self::Drop, Self::Send, Self::Deliver, Self::Strip, Self::Return];
 
     /// The word for it.
     pub const fn name(self) -> &'static str {
@@ -77,6 +81,8 @@ impl Action {
             Self::Drop => "drop",
             Self::Send => "send",
             Self::Deliver => "deliver",
+            Self::Strip => "strip",
+            Self::Return => "return",
         }
     }
 }

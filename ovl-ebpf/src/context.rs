@@ -10,18 +10,20 @@ use aya_ebpf::bindings::{
     __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
     BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
-    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT,
-    bpf_redir_neigh,
+    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+    BPF_FIB_LOOKUP_OUTPUT, bpf_redir_neigh,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_csum_level, bpf_csum_update, bpf_fib_lookup, bpf_get_hash_recalc, bpf_redirect_neigh,
+    bpf_csum_level, bpf_csum_update, bpf_fib_lookup, bpf_get_hash_recalc, bpf_redirect, bpf_redirect_neigh,
     bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_load_bytes, bpf_skb_pull_data,
 };
 use bytemuck::{AnyBitPattern, NoUninit};
 use ovl_common::wire::UDP;
 use ovl_common::{HEAD, IpKey, Reason};
 use ovl_ebpf::ip::{Family, IpHeader};
-use ovl_ebpf::packet::{IP, Packet, tunnel_length};
+use ovl_ebpf::packet::{Bytes, IP, Packet, tunnel_length};
+
+use crate::show::Shown;
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -92,38 +94,34 @@ impl Skb {
         let start = self.context().data as usize + offset;
         if start + size > self.context().data_end as usize { Err(Reason::Short) } else { Ok(start) }
     }
+}
 
-    /// Copies what follows the Ethernet header, as much as fits and there is of it, and returns how much that is.
-    ///
-    /// In the few lengths that are worth it, up to the ports: with these families, inside and outside of a tunnel. What a
-    /// packet's own length is at least and at most, older verifiers lose track of.
+impl Shown for Skb {
     #[inline(always)]
-    pub(crate) fn copy_head(&self, head: &mut [u8; HEAD]) -> u8 {
-        let mut copy = |length: usize| {
-            let to = head.as_mut_ptr().cast();
-            // SAFETY: there is room, and the context is valid; the packet need not be linear. Where it is shorter, the
-            // kernel writes zeros.
-            unsafe { bpf_skb_load_bytes(self.context.cast(), IP as u32, to, length as u32) == 0 }
-        };
-        if copy(HEAD) {
-            HEAD as u8
-        } else if copy(94) {
-            94
-        } else if copy(74) {
-            74
-        } else if copy(44) {
-            44
-        } else if copy(24) {
-            24
-        } else if copy(20) {
-            20
-        } else {
-            0
-        }
+    fn ifindex(&self) -> u32 {
+        self.context().ifindex
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        self.context().mark
+    }
+
+    #[inline(always)]
+    fn ethertype(&self) -> [u8; 2] {
+        (self.context().protocol as u16).to_ne_bytes()
+    }
+
+    #[inline(always)]
+    fn copy(&self, to: &mut [u8; HEAD], length: usize) -> bool {
+        let to = to.as_mut_ptr().cast();
+        // SAFETY: there is room, and the context is valid; the packet need not be linear. Where it is shorter, the
+        // kernel writes zeros.
+        unsafe { bpf_skb_load_bytes(self.context.cast(), IP as u32, to, length as u32) == 0 }
     }
 }
 
-impl Packet for Skb {
+impl Bytes for Skb {
     #[inline(always)]
     fn at<T: AnyBitPattern>(&self, offset: usize) -> Result<&T, Reason> {
         const { assert!(align_of::<T>() == 1) };
@@ -141,6 +139,39 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn length(&self) -> usize {
+        self.context().len as usize
+    }
+
+    #[inline(always)]
+    fn segment_size(&self) -> Option<usize> {
+        match self.context().gso_size {
+            0 => None,
+            size => Some(size as usize),
+        }
+    }
+
+    #[inline(always)]
+    fn pop_tunnel<O: IpHeader>(&mut self, inner: Family) -> Result<(), Reason> {
+        // Kernels before 6.3 don't know these: there a tunnel of one family that carries the other is the kernel's.
+        let family = match (O::FAMILY, inner) {
+            (Family::V4, Family::V4) | (Family::V6, Family::V6) => 0,
+            (Family::V4, Family::V6) => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+            (Family::V6, Family::V4) => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+        };
+        let (room, flags) = (-(tunnel_length::<O>() as i32), POP | u64::from(family));
+        // SAFETY: the context is valid; no reference into the packet is alive.
+        let error = unsafe { bpf_skb_adjust_room(self.context, room, BPF_ADJ_ROOM_MAC, flags) };
+        if error != 0 {
+            return Err(Reason::NoRoom);
+        }
+        self.lower_checksum_level();
+        Ok(())
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
     fn make_linear(&mut self, bytes: usize) {
         if self.pointer(0, bytes).is_err() {
             let length = self.context().len;
@@ -149,11 +180,6 @@ impl Packet for Skb {
             // `at` finds the packet short.
             unsafe { bpf_skb_pull_data(self.context, bytes) };
         }
-    }
-
-    #[inline(always)]
-    fn length(&self) -> usize {
-        self.context().len as usize
     }
 
     #[inline(always)]
@@ -190,14 +216,6 @@ impl Packet for Skb {
     fn set_mark(&mut self, mark: u32) {
         // SAFETY: the context is valid, and tc programs may write this field.
         unsafe { (*self.context).mark = mark };
-    }
-
-    #[inline(always)]
-    fn segment_size(&self) -> Option<usize> {
-        match self.context().gso_size {
-            0 => None,
-            size => Some(size as usize),
-        }
     }
 
     // A function of its own for the sake of the stack.
@@ -260,23 +278,20 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn pop_tunnel<O: IpHeader>(&mut self, inner: Family) -> Result<(), Reason> {
-        // Kernels before 6.3 don't know these: there a tunnel of one family that carries the other is the kernel's.
-        let family = match (O::FAMILY, inner) {
-            (Family::V4, Family::V4) | (Family::V6, Family::V6) => 0,
-            (Family::V4, Family::V6) => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
-            (Family::V6, Family::V4) => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
-        };
-        let (room, flags) = (-(tunnel_length::<O>() as i32), POP | u64::from(family));
-        // SAFETY: the context is valid; no reference into the packet is alive.
-        let error = unsafe { bpf_skb_adjust_room(self.context, room, BPF_ADJ_ROOM_MAC, flags) };
-        if error != 0 {
-            return Err(Reason::NoRoom);
+    fn note(&self) -> Option<u64> {
+        let start = self.context().data_meta as usize;
+        if start + size_of::<u64>() > self.context().data as usize {
+            return None;
         }
+        // SAFETY: in bounds, alignment 1, any bit pattern is valid.
+        Some(u64::from_ne_bytes(unsafe { *(start as *const [u8; 8]) }))
+    }
+
+    #[inline(always)]
+    fn lower_checksum_level(&mut self) {
         // A checksum that the device verified was the outer one: without this the inner one would count as verified.
         // SAFETY: the context is valid. Its failure is not possible for this level.
         unsafe { bpf_csum_level(self.context, u64::from(BPF_CSUM_LEVEL_DEC)) };
-        Ok(())
     }
 }
 
@@ -311,6 +326,13 @@ fn redirect_to(ifindex: u32, next_hop: &IpKey) -> i32 {
 pub(crate) fn redirect_peer(ifindex: u32) -> i32 {
     // SAFETY: takes plain numbers.
     unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
+}
+
+/// Has the kernel take the packet for one that an interface received.
+#[inline(always)]
+pub(crate) fn redirect_ingress(ifindex: u32) -> i32 {
+    // SAFETY: takes plain numbers.
+    unsafe { bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32 }
 }
 
 /// Asks for room as the context says, and returns the errno.

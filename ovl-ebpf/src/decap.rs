@@ -4,7 +4,7 @@ use ovl_common::wire::{TunnelHeaders, UDP, Vxlan};
 use ovl_common::{Config, Reason};
 
 use crate::ip::IpHeader;
-use crate::packet::{IP, Packet};
+use crate::packet::{Bytes, IP};
 
 const ECN: u8 = 0b11;
 
@@ -31,7 +31,7 @@ pub fn is_to_tunnel<O: IpHeader>(config: &Config, ip: &O) -> bool {
 /// Reads the outer headers of a packet for which [`is_to_tunnel`] holds. An error is a packet that is not of our network,
 /// or cannot be told to be.
 #[inline(always)]
-pub fn outer<O: IpHeader, P: Packet>(packet: &P, config: &Config) -> Result<Outer, Reason> {
+pub fn outer<O: IpHeader, P: Bytes>(packet: &P, config: &Config) -> Result<Outer, Reason> {
     let ip: &O = packet.at(IP)?;
     let headers: &TunnelHeaders = packet.at(IP + O::LENGTH)?;
     let tunnel = O::tunnel(config);

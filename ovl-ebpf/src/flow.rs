@@ -72,9 +72,30 @@ pub fn admit<T: Tables>(
     if !is_verified {
         return Ok(());
     }
-    let usage =
-        Usage { direction, port, now: active.now, epoch: active.config.epoch, bytes: inner.length as u64 };
-    tables.use_flow(&key(direction, inner), &usage)
+    tables.use_flow(&key(direction, inner), &usage(active, direction, port, inner))
+}
+
+/// The same for a packet that meets [`admit`] once more: nothing is written.
+#[inline(always)]
+pub fn may_go<T: Tables>(
+    tables: &T,
+    active: &Active<'_>,
+    direction: Direction,
+    port: u32,
+    inner: &Inner,
+) -> Result<(), Reason> {
+    if inner.step() != Step::Go {
+        return Err(Reason::TcpFlags);
+    }
+    if active.config.fast_path != FastPath::Verified as u32 {
+        return Ok(());
+    }
+    tables.check_flow(&key(direction, inner), &usage(active, direction, port, inner))
+}
+
+#[inline(always)]
+fn usage(active: &Active<'_>, direction: Direction, port: u32, inner: &Inner) -> Usage {
+    Usage { direction, port, now: active.now, epoch: active.config.epoch, bytes: inner.length as u64 }
 }
 
 impl Usage {

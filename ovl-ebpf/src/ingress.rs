@@ -1,35 +1,77 @@
 //! `from_wire`: what another node sends to a pod here.
 
 use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, UDP, fold};
-use ovl_common::{Endpoint, IpKey, Reason, SourceCheck, Travel};
+use ovl_common::{Config, Endpoint, IpKey, Reason, SourceCheck, Travel, Tunnel};
 
-use crate::active::{Active, active};
+use crate::active::{Active, active, configured};
 use crate::decap::{self, Outer};
 use crate::egress::fits;
 use crate::flow::{Direction, admit};
-use crate::inspect::{TRANSPORT, Trailer, check_link_layer, inspect};
-use crate::ip::IpHeader;
-use crate::packet::{IP, Packet, inner_ip};
+use crate::inspect::{Inner, TRANSPORT, Trailer, check_link_layer, inspect};
+use crate::ip::{Family, IpHeader};
+use crate::packet::{Bytes, IP, Packet, inner_ip};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
 
 /// Decides about a packet at the ingress of the underlay device.
 #[inline(always)]
 pub fn from_wire<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict<'static> {
+    let tunnel = configured(tables).ok().and_then(|config| stripped_of(packet, config));
+    if tunnel.is_some() {
+        packet.lower_checksum_level();
+    }
     let carried = active(tables).and_then(|active| match packet.ethertype() {
-        ETHERTYPE_IPV4 => carry::<Ipv4, P, T>(packet, tables, &active),
-        ETHERTYPE_IPV6 => carry::<Ipv6, P, T>(packet, tables, &active),
+        ETHERTYPE_IPV4 => carry::<Ipv4, P, T>(packet, tables, &active, tunnel.is_some()),
+        ETHERTYPE_IPV6 => carry::<Ipv6, P, T>(packet, tables, &active, tunnel.is_some()),
         _ => Err(Reason::NotIp),
     });
-    Verdict::of(carried)
+    match (Verdict::of(carried), tunnel) {
+        (Verdict::Pass(reason), Some(tunnel)) => give_back(packet, tunnel, reason),
+        (verdict, _) => verdict,
+    }
 }
 
-/// `O` is the family of what is on the wire.
+/// What XDP writes in front of a packet that it took out of a tunnel of family `outer`.
+#[inline(always)]
+pub(crate) fn note(config: &Config, outer: Family) -> u64 {
+    config.token | u64::from(outer == Family::V6)
+}
+
+/// The tunnel that XDP took off the packet, where it did. Only what runs on this node can write in front of packets, and
+/// the token is nobody else's to know.
+#[inline(always)]
+fn stripped_of<'a, P: Packet>(packet: &P, config: &'a Config) -> Option<&'a Tunnel> {
+    if config.token == 0 {
+        return None;
+    }
+    match packet.note()? {
+        found if found == note(config, Family::V4) => Some(&config.tunnel_v4),
+        found if found == note(config, Family::V6) => Some(&config.tunnel_v6),
+        _ => None,
+    }
+}
+
+/// Hands what XDP stripped and the fast path cannot deliver after all, because a flow aged in between, to the overlay
+/// device: where the kernel would have it after stripping. From the underlay it would be a packet that came another way
+/// than its answers go, to routing (`rp_filter`) and to netfilter.
+#[inline(always)]
+fn give_back<P: Packet>(packet: &mut P, tunnel: &Tunnel, reason: Reason) -> Verdict<'static> {
+    // XDP cannot see a tag that the device took out of the bytes: that is a packet of another network.
+    if tunnel.device == 0 || packet.is_tagged() {
+        return Verdict::Pass(reason);
+    }
+    let Ok(ethernet) = packet.at_mut::<Ethernet>(0) else { return Verdict::Pass(reason) };
+    ethernet.destination = tunnel.mac;
+    Verdict::Return { ifindex: tunnel.device, reason }
+}
+
+/// `O` is the family of what is on the wire, or of what XDP left of it.
 #[inline(always)]
 fn carry<O: IpHeader, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     active: &Active<'_>,
+    is_stripped: bool,
 ) -> Result<Verdict<'static>, Reason> {
     check_link_layer(packet)?;
     if !packet.to_this_host() {
@@ -37,8 +79,8 @@ fn carry<O: IpHeader, P: Packet, T: Tables>(
     }
     packet.make_linear(IP + O::LENGTH);
     let ip: &O = packet.at(IP)?;
-    if O::local(active.config).contains(ip.destination()) {
-        return plain::<O, P, T>(packet, tables, active);
+    if is_stripped || O::local(active.config).contains(ip.destination()) {
+        return plain::<O, P, T>(packet, tables, active, is_stripped);
     }
     if !decap::is_to_tunnel(active.config, ip) {
         return Err(Reason::NotTunnel);
@@ -51,10 +93,7 @@ fn carry<O: IpHeader, P: Packet, T: Tables>(
         ETHERTYPE_IPV4 => tunnelled::<O, Ipv4, P, T>(packet, tables, active, &outer, node),
         ETHERTYPE_IPV6 => tunnelled::<O, Ipv6, P, T>(packet, tables, active, &outer, node),
         _ => {
-            if let Some(drop) = check_node(tables, active, node)? {
-                return Ok(drop);
-            }
-            Err(Reason::NotIp)
+            check_node(tables, active, node).and(Err(Refused::from(Reason::NotIp))).or_else(Refused::verdict)
         }
     }
 }
@@ -68,24 +107,70 @@ fn tunnelled<O: IpHeader, I: IpHeader, P: Packet, T: Tables>(
     node: IpKey,
 ) -> Result<Verdict<'static>, Reason> {
     packet.make_linear(inner_ip::<O>() + I::LENGTH + TRANSPORT);
+    let payload = match payload::<O, I, P, T>(packet, tables, active, outer, node) {
+        Ok(payload) => payload,
+        Err(refused) => return refused.verdict(),
+    };
+    // What is stripped here still says that it is a tunnel's (trap T2), which TCP does not mind; a socket that wants
+    // its datagrams one by one has them taken apart by that, wrongly.
+    if payload.inner.protocol == UDP && packet.segment_size().is_some() {
+        return Err(Reason::Aggregate);
+    }
+    let endpoint = *payload.endpoint;
+    admit(tables, active, Direction::Into, endpoint.ifindex, &payload.inner)?;
+    packet.pop_tunnel::<O>(I::FAMILY)?;
+    finish::<I, P>(packet, &endpoint, payload.is_congested).map_err(|_unfinished| Reason::Mangled)
+}
+
+/// A packet in a tunnel that may take the fast path, as far as headers and peers are concerned.
+pub(crate) struct Payload<'a> {
+    /// The packet.
+    pub(crate) inner: Inner,
+    /// Whom it is for.
+    pub(crate) endpoint: &'a Endpoint,
+    /// Whether it has to say what its tunnel says of congestion.
+    pub(crate) is_congested: bool,
+}
+
+/// A packet that does not take the fast path.
+#[derive(Clone, Copy)]
+pub(crate) struct Refused {
+    pub(crate) reason: Reason,
+    is_dropped: bool,
+}
+
+impl From<Reason> for Refused {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Self { reason, is_dropped: false }
+    }
+}
+
+impl Refused {
+    #[inline(always)]
+    fn verdict(self) -> Result<Verdict<'static>, Reason> {
+        if self.is_dropped { Ok(Verdict::Drop(self.reason)) } else { Err(self.reason) }
+    }
+}
+
+/// Looks at what is in a tunnel packet.
+#[inline(always)]
+pub(crate) fn payload<'a, O: IpHeader, I: IpHeader, P: Bytes, T: Tables>(
+    packet: &P,
+    tables: &'a T,
+    active: &Active<'_>,
+    outer: &Outer,
+    node: IpKey,
+) -> Result<Payload<'a>, Refused> {
     let ip: &I = packet.at(inner_ip::<O>())?;
     ip.check_version()?;
-    if let Some(drop) = check_source(tables, active, node, ip.source())? {
-        return Ok(drop);
-    }
+    check_source(tables, active, node, ip.source())?;
     outer.oddity?;
     let inner = inspect::<I, P>(packet, active.config, inner_ip::<O>(), Trailer::None)?;
     fits(&inner, O::tunnel(active.config).mtu)?;
-    // What is stripped here still says that it is a tunnel's (trap T2), which TCP does not mind; a socket that wants
-    // its datagrams one by one has them taken apart by that, wrongly.
-    if inner.protocol == UDP && packet.segment_size().is_some() {
-        return Err(Reason::Aggregate);
-    }
-    let congested = decap::must_mark_congestion(outer.tos, inner.tos)?;
-    let endpoint = *tables.endpoint(inner.destination).ok_or(Reason::UnknownPod)?;
-    admit(tables, active, Direction::Into, endpoint.ifindex, &inner)?;
-    packet.pop_tunnel::<O>(I::FAMILY)?;
-    finish::<I, P>(packet, &endpoint, congested).map_err(|_unfinished| Reason::Mangled)
+    let is_congested = decap::must_mark_congestion(outer.tos, inner.tos)?;
+    let endpoint = tables.endpoint(inner.destination).ok_or(Reason::UnknownPod)?;
+    Ok(Payload { inner, endpoint, is_congested })
 }
 
 /// The inner source's subnet must be leased by the node that sent the packet. An address of no node's may come from
@@ -96,53 +181,50 @@ fn check_source<T: Tables>(
     active: &Active<'_>,
     node: IpKey,
     source: IpKey,
-) -> Result<Option<Verdict<'static>>, Reason> {
+) -> Result<(), Refused> {
     let Some(remote) = tables.remote(source) else {
-        if let Some(drop) = check_node(tables, active, node)? {
-            return Ok(Some(drop));
-        }
-        return refuse(active, SourceCheck::Strict, Reason::ForeignSource).map(Some);
+        check_node(tables, active, node)?;
+        return Err(refuse(active, SourceCheck::Strict, Reason::ForeignSource));
     };
     if remote.node != node {
-        if let Some(drop) = check_node(tables, active, node)? {
-            return Ok(Some(drop));
-        }
-        return refuse(active, SourceCheck::Loose, Reason::WrongNode).map(Some);
+        check_node(tables, active, node)?;
+        return Err(refuse(active, SourceCheck::Loose, Reason::WrongNode));
     }
-    if remote.travel == Travel::Vxlan as u8 { Ok(None) } else { Err(Reason::OtherWay) }
+    if remote.travel == Travel::Vxlan as u8 { Ok(()) } else { Err(Reason::OtherWay.into()) }
 }
 
 /// The outer source must be a node's.
 #[inline(always)]
-fn check_node<T: Tables>(
-    tables: &T,
-    active: &Active<'_>,
-    node: IpKey,
-) -> Result<Option<Verdict<'static>>, Reason> {
+fn check_node<T: Tables>(tables: &T, active: &Active<'_>, node: IpKey) -> Result<(), Refused> {
     if tables.is_node(node) {
-        return Ok(None);
+        return Ok(());
     }
-    refuse(active, SourceCheck::Loose, Reason::UnknownNode).map(Some)
+    Err(refuse(active, SourceCheck::Loose, Reason::UnknownNode))
 }
 
 /// Drops where the source check is at least `from`; else the kernel decides.
 #[inline(always)]
-fn refuse(active: &Active<'_>, from: SourceCheck, reason: Reason) -> Result<Verdict<'static>, Reason> {
-    if active.config.source_check >= from as u32 { Ok(Verdict::Drop(reason)) } else { Err(reason) }
+fn refuse(active: &Active<'_>, from: SourceCheck, reason: Reason) -> Refused {
+    Refused { reason, is_dropped: active.config.source_check >= from as u32 }
 }
 
+/// A packet without a tunnel: of a peer on the same link, or one that XDP took out of its tunnel, whose source it has
+/// checked against that.
 #[inline(always)]
 fn plain<I: IpHeader, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     active: &Active<'_>,
+    is_stripped: bool,
 ) -> Result<Verdict<'static>, Reason> {
     packet.make_linear(IP + I::LENGTH + TRANSPORT);
     let inner = inspect::<I, P>(packet, active.config, IP, Trailer::Padding)?;
     fits(&inner, active.config.underlay_mtu)?;
-    let remote = tables.remote(inner.source).ok_or(Reason::ForeignSource)?;
-    if remote.travel != Travel::Direct as u8 {
-        return Err(Reason::OtherWay);
+    if !is_stripped {
+        let remote = tables.remote(inner.source).ok_or(Reason::ForeignSource)?;
+        if remote.travel != Travel::Direct as u8 {
+            return Err(Reason::OtherWay);
+        }
     }
     let endpoint = *tables.endpoint(inner.destination).ok_or(Reason::UnknownPod)?;
     admit(tables, active, Direction::Into, endpoint.ifindex, &inner)?;
@@ -325,7 +407,7 @@ mod tests {
     #[test]
     fn without_a_tunnel_tunnel_packets_are_nothing_special() {
         let mut tables = tables(Travel::Direct);
-        let none = ovl_common::Tunnel { encapsulation: 0, ..config().tunnel_v4 };
+        let none = Tunnel { encapsulation: 0, ..config().tunnel_v4 };
         tables.config = Some(Config { tunnel_v4: none, ..config() });
         assert_eq!(from_wire(&mut from_wire_frame(), &tables), Verdict::Pass(Reason::NotTunnel));
     }
@@ -353,7 +435,10 @@ mod tests {
                         assert_eq!(before[IP + 12..IP + 16], PEER_NODE);
                     }
                     Verdict::Drop(Reason::UnknownNode | Reason::WrongNode) => assert_eq!(frame.bytes, before),
-                    other @ (Verdict::Drop(_) | Verdict::Send { .. }) => {
+                    other @ (Verdict::Drop(_)
+                    | Verdict::Send { .. }
+                    | Verdict::Strip
+                    | Verdict::Return { .. }) => {
                         panic!("{other:?} at byte {position} ^ {value:#x}")
                     }
                 }

@@ -4,7 +4,7 @@ use ovl_common::wire::{IcmpEcho, TCP, Tcp, UDP, Udp};
 use ovl_common::{Config, IpKey, Reason};
 
 use crate::ip::IpHeader;
-use crate::packet::Packet;
+use crate::packet::{Bytes, Packet};
 
 /// Bytes behind an IP header that [`inspect`] may read.
 pub const TRANSPORT: usize = size_of::<Tcp>();
@@ -83,7 +83,7 @@ struct Transport {
 
 /// Reads the IP packet at `offset`.
 #[inline(always)]
-pub fn inspect<I: IpHeader, P: Packet>(
+pub fn inspect<I: IpHeader, P: Bytes>(
     packet: &P,
     config: &Config,
     offset: usize,
@@ -133,7 +133,7 @@ pub fn check_link_layer<P: Packet>(packet: &P) -> Result<(), Reason> {
 }
 
 #[inline(always)]
-fn transport<I: IpHeader, P: Packet>(
+fn transport<I: IpHeader, P: Bytes>(
     packet: &P,
     config: &Config,
     protocol: u8,

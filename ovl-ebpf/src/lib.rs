@@ -7,6 +7,7 @@
 
 pub mod active;
 pub mod decap;
+pub mod early;
 pub mod egress;
 pub mod encap;
 pub mod flow;

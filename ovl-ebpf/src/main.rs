@@ -9,6 +9,8 @@ mod maps;
 mod programs;
 #[cfg(target_arch = "bpf")]
 mod show;
+#[cfg(target_arch = "bpf")]
+mod xdp;
 
 /// On the host there is nothing to run; this lets `cargo build`, `test` and `clippy` take the whole workspace.
 #[cfg(not(target_arch = "bpf"))]

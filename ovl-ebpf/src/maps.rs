@@ -148,6 +148,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn check_flow(&self, key: &FlowKey, usage: &Usage) -> Result<(), Reason> {
+        // SAFETY: plain bytes, of which any pattern is valid; what an eviction can do is as for `use_flow`.
+        usage.check(unsafe { OVL_FLOWS.get(key) }.ok_or(Reason::NoFlow)?)
+    }
+
+    #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<Flow> {
         // SAFETY: plain bytes, of which any pattern is valid; copied, and written back only as a whole row, so that a
         // row that is evicted meanwhile gets nothing of ours.

@@ -19,22 +19,41 @@ pub const fn inner_ip<O: IpHeader>() -> usize {
     IP + tunnel_length::<O>()
 }
 
-/// A packet that starts with an untagged Ethernet header.
+/// The bytes of a packet that starts with an untagged Ethernet header: what XDP and tc both can do with it.
 ///
 /// References borrow the packet, so none outlives a call that moves the headers: the borrow checker enforces what
 /// the verifier would reject.
-pub trait Packet {
+pub trait Bytes {
     /// Reads a header; [`Reason::Short`] where the packet ends before it does.
     fn at<T: AnyBitPattern>(&self, offset: usize) -> Result<&T, Reason>;
 
     /// The same for writing.
     fn at_mut<T: AnyBitPattern + NoUninit>(&mut self, offset: usize) -> Result<&mut T, Reason>;
 
-    /// Makes the first `bytes` bytes, or all where there are fewer, readable through [`Packet::at`].
-    fn make_linear(&mut self, bytes: usize);
-
     /// Length in bytes from the Ethernet header on, of all segments together.
     fn length(&self) -> usize;
+
+    /// Payload bytes per segment where the packet is several in one (GSO, GRO); else `None`.
+    fn segment_size(&self) -> Option<usize>;
+
+    /// Takes [`tunnel_length`] bytes away behind the Ethernet header, which leaves a packet of family `inner`. An error
+    /// leaves the packet as it was.
+    fn pop_tunnel<O: IpHeader>(&mut self, inner: Family) -> Result<(), Reason>;
+}
+
+/// A packet as XDP has it, before there is a socket buffer.
+pub trait Early: Bytes {
+    /// Writes `note` in front of the packet, for the program at tc. An error leaves the packet as it was.
+    fn write_note(&mut self, note: u64) -> Result<(), Reason>;
+
+    /// Takes it away again.
+    fn remove_note(&mut self);
+}
+
+/// A packet as tc has it.
+pub trait Packet: Bytes {
+    /// Makes the first `bytes` bytes, or all where there are fewer, readable through [`Bytes::at`].
+    fn make_linear(&mut self, bytes: usize);
 
     /// The EtherType as the device's driver read it, network byte order; that of the payload where there is a VLAN tag.
     fn ethertype(&self) -> [u8; 2];
@@ -58,9 +77,6 @@ pub trait Packet {
     /// Changes the mark.
     fn set_mark(&mut self, mark: u32);
 
-    /// Payload bytes per segment where the packet is several in one (GSO, GRO); else `None`.
-    fn segment_size(&self) -> Option<usize>;
-
     /// Whether a packet of `bytes` fits the way from this node's `source` to `node` over IPv6 through an interface, as far
     /// as the kernel knows: routers on it may have said that it is narrower than the interface.
     fn fits_way(&mut self, ifindex: u32, source: &IpKey, node: &IpKey, bytes: usize) -> bool;
@@ -76,7 +92,9 @@ pub trait Packet {
     /// the packet as it was.
     fn push_tunnel<O: IpHeader>(&mut self) -> Result<(), Reason>;
 
-    /// Takes [`tunnel_length`] bytes away behind the Ethernet header, which leaves a packet of family `inner`. An error
-    /// leaves the packet as it was.
-    fn pop_tunnel<O: IpHeader>(&mut self, inner: Family) -> Result<(), Reason>;
+    /// What XDP wrote in front of the packet, if it wrote anything.
+    fn note(&self) -> Option<u64>;
+
+    /// Has the kernel forget that the device verified the outermost checksum, which was the tunnel's.
+    fn lower_checksum_level(&mut self);
 }

@@ -2,21 +2,24 @@
 #![expect(clippy::needless_pass_by_value, reason = "the signature that the macro calls")]
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use ovl_common::Program;
+use ovl_ebpf::early::from_wire_xdp as decide_from_wire_xdp;
 use ovl_ebpf::egress::from_pod as decide_from_pod;
 use ovl_ebpf::ingress::from_wire as decide_from_wire;
 use ovl_ebpf::learn::to_pod as decide_to_pod;
 use ovl_ebpf::overlay::to_overlay as decide_to_overlay;
-use ovl_ebpf::packet::Packet as _;
+use ovl_ebpf::packet::Bytes as _;
 use ovl_ebpf::trace::Summary;
 use ovl_ebpf::verdict::Verdict;
 
-use crate::context::{Skb, probe, redirect_neigh, redirect_peer};
+use crate::context::{Skb, probe, redirect_ingress, redirect_neigh, redirect_peer};
 use crate::maps::{Maps, count, trace};
 use crate::show::show;
+use crate::xdp::Xdp;
 
 /// Ingress of a pod's host-side interface.
 #[classifier]
@@ -56,16 +59,31 @@ fn act(context: &TcContext, program: Program, bytes: usize, verdict: Verdict<'_>
     count(program, verdict.reason(), bytes);
     let action = match verdict {
         // Not TC_ACT_OK, which would end the chain and keep other programs and filters from seeing the packet.
-        Verdict::Pass(_) => TC_ACT_UNSPEC,
+        Verdict::Pass(_) | Verdict::Strip => TC_ACT_UNSPEC,
         Verdict::Drop(_) => TC_ACT_SHOT,
         Verdict::Send { ifindex, next_hop } => redirect_neigh(ifindex, next_hop),
         Verdict::Deliver { ifindex } => redirect_peer(ifindex),
+        Verdict::Return { ifindex, .. } => redirect_ingress(ifindex),
     };
     // The kernel redirects when the program has ended.
     if trace().is_some() {
-        show(context.as_ptr().cast(), summary, bytes);
+        show(&Skb::new(context.as_ptr().cast()), summary, bytes);
     }
     action
+}
+
+/// XDP on the underlay device. `frags`: packets in several buffers, as jumbo frames are, come, too.
+#[xdp(frags)]
+pub(crate) fn from_wire_xdp(context: XdpContext) -> u32 {
+    let mut packet = Xdp::new(context.ctx);
+    let bytes = packet.length();
+    let verdict = decide_from_wire_xdp(&mut packet, &Maps);
+    let summary = Summary::new(Program::FromWireXdp, verdict);
+    count(Program::FromWireXdp, verdict.reason(), bytes);
+    if trace().is_some() {
+        show(&packet, summary, bytes);
+    }
+    if matches!(verdict, Verdict::Drop(_)) { XDP_DROP } else { XDP_PASS }
 }
 
 /// Never attached: says whether this kernel changes a packet's room by `cb[0]` bytes with the flags in mark and priority,

@@ -4,26 +4,60 @@
 //! bytes, and kernels before 6.8 round every function's share up to a multiple of 32.
 #![expect(clippy::cast_possible_truncation, reason = "no packet has 4 GiB")]
 
-use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
-use ovl_ebpf::packet::Packet as _;
+use ovl_common::HEAD;
 use ovl_ebpf::tables::Tables as _;
 use ovl_ebpf::trace::Summary;
 
-use crate::context::Skb;
 use crate::maps::{Maps, trace, traced};
+
+/// A packet that can be shown.
+pub(crate) trait Shown {
+    /// The interface that the program runs on.
+    fn ifindex(&self) -> u32;
+    /// The mark; 0 where it has none yet.
+    fn mark(&self) -> u32;
+    /// The EtherType, network byte order.
+    fn ethertype(&self) -> [u8; 2];
+    /// Copies `length` bytes behind the Ethernet header, or says that there are fewer. `to` has room for [`HEAD`].
+    fn copy(&self, to: &mut [u8; HEAD], length: usize) -> bool;
+}
+
+/// Copies what follows the Ethernet header, as much as fits and there is of it, and returns how much that is.
+///
+/// In the few lengths that are worth it, up to the ports: with these families, inside and outside of a tunnel. What a
+/// packet's own length is at least and at most, older verifiers lose track of.
+#[inline(always)]
+fn copy_head<S: Shown>(packet: &S, head: &mut [u8; HEAD]) -> u8 {
+    let mut copy = |length: usize| packet.copy(head, length);
+    if copy(HEAD) {
+        HEAD as u8
+    } else if copy(94) {
+        94
+    } else if copy(74) {
+        74
+    } else if copy(44) {
+        44
+    } else if copy(24) {
+        24
+    } else if copy(20) {
+        20
+    } else {
+        0
+    }
+}
 
 /// Shows a verdict about a packet of `length` bytes, if it is one that is wanted.
 #[inline(always)]
-pub(crate) fn show(context: *mut __sk_buff, summary: Summary, length: usize) {
-    if note(context, summary, length) {
+pub(crate) fn show<S: Shown>(packet: &S, summary: Summary, length: usize) {
+    if note(packet, summary, length) {
         log();
     }
 }
 
 /// Puts the record together.
 #[inline(never)]
-fn note(context: *mut __sk_buff, summary: Summary, length: usize) -> bool {
+fn note<S: Shown>(packet: &S, summary: Summary, length: usize) -> bool {
     let Some(trace) = trace() else { return false };
     // SAFETY: takes no argument.
     let random = unsafe { bpf_get_prandom_u32() };
@@ -32,7 +66,6 @@ fn note(context: *mut __sk_buff, summary: Summary, length: usize) -> bool {
     }
     let Some(row) = traced() else { return false };
     row.events += 1;
-    let packet = Skb::new(context);
     let event = &mut row.event;
     event.program = summary.program();
     event.reason = summary.reason();
@@ -41,7 +74,7 @@ fn note(context: *mut __sk_buff, summary: Summary, length: usize) -> bool {
     event.ifindex = packet.ifindex();
     event.mark = packet.mark();
     event.ethertype = packet.ethertype();
-    event.captured = packet.copy_head(&mut event.head);
+    event.captured = copy_head(packet, &mut event.head);
     true
 }
 

@@ -43,6 +43,9 @@ pub trait Tables {
     /// Counts a packet of a flow that may take the fast path, or says why it may not.
     fn use_flow(&self, key: &FlowKey, usage: &Usage) -> Result<(), Reason>;
 
+    /// The same without counting it.
+    fn check_flow(&self, key: &FlowKey, usage: &Usage) -> Result<(), Reason>;
+
     /// What is known of a flow.
     fn flow(&self, key: &FlowKey) -> Option<Flow>;
 

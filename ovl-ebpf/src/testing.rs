@@ -9,8 +9,8 @@ mod rows;
 pub use frame::Frame;
 pub use node::{Mem, config, endpoint, nodes, remote, remote_subnets, tables, tables_over};
 pub use packets::{
-    from_pod_frame, from_pod_frame_of, from_wire_frame, from_wire_frame_of, is_udp_intact, to_pod_frame_of,
-    udp,
+    from_pod_frame, from_pod_frame_of, from_wire_frame, from_wire_frame_of, from_wire_frame_with,
+    is_udp_intact, to_pod_frame_of, udp,
 };
 pub use rows::{
     Change, dropped_from_wire, left_to_the_kernel_from_pod, left_to_the_kernel_from_pod6,
@@ -35,6 +35,8 @@ pub const UNDERLAY: u32 = 7;
 pub const OVERLAY: u32 = 8;
 /// The overlay device of IPv6.
 pub const OVERLAY6: u32 = 9;
+/// What XDP writes in front of what it strips.
+pub const TOKEN: u64 = 0x1234_5678_9abc_def0;
 /// The mark of packets that netfilter accepted.
 pub const MARK: u32 = 0x2000;
 /// IPv6 address of a pod on the peer.

@@ -18,6 +18,8 @@ impl Summary {
             Verdict::Drop(_) => Action::Drop,
             Verdict::Send { .. } => Action::Send,
             Verdict::Deliver { .. } => Action::Deliver,
+            Verdict::Strip => Action::Strip,
+            Verdict::Return { .. } => Action::Return,
         };
         Self(action as u32 | (program as u32) << 8 | (verdict.reason() as u32) << 16)
     }

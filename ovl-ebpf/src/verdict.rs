@@ -22,6 +22,15 @@ pub enum Verdict<'a> {
         /// The interface.
         ifindex: u32,
     },
+    /// Without its tunnel to the program at tc.
+    Strip,
+    /// XDP took its tunnel off, and the rest is the kernel's: to the overlay device, as what came out of the tunnel.
+    Return {
+        /// The overlay device.
+        ifindex: u32,
+        /// Why it is the kernel's.
+        reason: Reason,
+    },
 }
 
 impl Verdict<'_> {
@@ -40,9 +49,10 @@ impl Verdict<'_> {
     #[inline(always)]
     pub fn reason(self) -> Reason {
         match self {
-            Self::Pass(reason) | Self::Drop(reason) => reason,
+            Self::Pass(reason) | Self::Drop(reason) | Self::Return { reason, .. } => reason,
             Self::Send { .. } => Reason::Forwarded,
             Self::Deliver { .. } => Reason::Delivered,
+            Self::Strip => Reason::Stripped,
         }
     }
 }

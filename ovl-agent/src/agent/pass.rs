@@ -110,7 +110,8 @@ impl Agent {
             remotes_withheld: false,
             tunnels: &tunnels,
         };
-        let places = Places { pods: &pods, overlay: &overlay };
+        let wire = interfaces.get(&self.node.underlay.ifindex);
+        let places = Places { pods: &pods, overlay: &overlay, underlay: wire };
         let outcome =
             self.tables.make(&self.node, &desired, &cluster, &places, (look, self.args.source_check)).await;
         self.tables.adopt(&self.network, &desired, &self.former_ranges).await;

@@ -15,6 +15,7 @@ use crate::family::Family;
 use crate::fast_path::FastPath;
 use crate::lease::{LeaseAttrs, LeaseKey};
 use crate::notify;
+use crate::xdp::Mode;
 
 impl Agent {
     pub(super) fn facts(&self) -> Facts {
@@ -158,13 +159,15 @@ fn path(way: &Way) -> Path {
 }
 
 fn ebpf_facts(fast_path: &FastPath) -> EbpfFacts {
-    let policy = fast_path.policy();
+    let (policy, xdp) = (fast_path.policy(), fast_path.xdp());
     EbpfFacts {
         pinned_in: fast_path.pinned_in().map(|folder| folder.display().to_string()),
         max_flows: policy.max_flows,
         verify_interval_seconds: Timeouts::read().verify_interval(policy.verify_interval).as_secs_f64(),
         source_check: policy.source_check.name().to_owned(),
         fast_path_mark: policy.mark,
+        xdp: xdp.mode.map_or("off", Mode::name).to_owned(),
+        xdp_reason: xdp.reason.clone(),
     }
 }
 

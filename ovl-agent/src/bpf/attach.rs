@@ -1,23 +1,28 @@
 //! Where the programs are attached: tcx links where the kernel has them, clsact filters elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, tc};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
 use nix::net::if_::if_nametoindex;
 use ovl_common::Program;
 use rtnetlink::Handle;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
 use super::count::{TCX_EGRESS, count};
 use super::filters::{Filter, PRIORITY};
 use super::load::LoadError;
 use super::pins::Pins;
-use crate::netlink::interfaces;
+use super::xdp::refused;
+use crate::netlink::{interfaces, xdp_program};
 use crate::table::Table;
+use crate::xdp::{Device, Mode};
 
 /// `--tc-attach`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -52,7 +57,7 @@ impl Hook {
     /// Whether the program sees what comes in by the interface.
     pub(crate) fn is_ingress(self) -> bool {
         match self.program {
-            Program::FromPod | Program::FromWire => true,
+            Program::FromPod | Program::FromWire | Program::FromWireXdp => true,
             Program::ToPod | Program::ToOverlay => false,
         }
     }
@@ -62,11 +67,20 @@ impl Hook {
     }
 }
 
-/// The interface's name, which aya attaches by.
+/// How a program is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
-    /// Name of the interface.
+    /// Name of the interface, which aya attaches by.
     pub interface: String,
+    /// The mode of a program of XDP; `None` for those of tc.
+    pub xdp: Option<Mode>,
+}
+
+impl Attachment {
+    /// Of a program of tc.
+    pub fn tc(interface: &str) -> Self {
+        Self { interface: interface.to_owned(), xdp: None }
+    }
 }
 
 struct Held {
@@ -80,6 +94,8 @@ enum Way {
     Link(#[expect(dead_code, reason = "held for its descriptor")] SchedClassifierLink),
     /// A pinned tcx link: until the pin goes.
     Pinned(#[expect(dead_code, reason = "held for its descriptor")] PinnedLink),
+    /// A link of XDP, as a tcx link.
+    Xdp(#[expect(dead_code, reason = "held for its descriptor")] XdpLink),
     /// A clsact filter: until it is removed.
     Filter,
 }
@@ -142,7 +158,7 @@ impl AttachmentTable {
 
     /// `tcx`, `clsact` or, before anything is attached, `none`.
     pub fn kind(&self) -> &'static str {
-        match self.held.values().next() {
+        match self.held.values().find(|held| held.attachment.xdp.is_none()) {
             None => "none",
             Some(held) if held.is_tcx() => "tcx",
             Some(_) => "clsact",
@@ -165,7 +181,8 @@ impl AttachmentTable {
 
     /// Takes every program off.
     pub async fn detach_all(&mut self) {
-        let hooks: Vec<Hook> = self.held.keys().copied().collect();
+        // What strips before what takes over stripped packets: the last number of an interface is XDP's.
+        let hooks: Vec<Hook> = self.held.keys().rev().copied().collect();
         for hook in hooks {
             if let Err(error) = self.detach(hook).await {
                 debug!("cannot detach {}: {error:#}", hook.program.name());
@@ -176,6 +193,9 @@ impl AttachmentTable {
     async fn detach(&mut self, hook: Hook) -> Result<()> {
         if let Some(pins) = &self.pins {
             Pins::remove(&pins.link(hook))?;
+            if hook.program == Program::FromWireXdp {
+                Pins::remove(&pins.program(hook.program))?;
+            }
         }
         // Closing the descriptor detaches; an interface that is gone took the attachment along.
         let held = self.held.remove(&hook);
@@ -188,6 +208,12 @@ impl AttachmentTable {
     /// Whether a filter of an earlier agent stands there. From now on it is nobody's any more.
     fn is_left(&mut self, hook: Hook) -> bool {
         self.left.as_mut().is_some_and(|left| left.remove(&hook))
+    }
+
+    /// The MTU of an interface; 0 where it is gone.
+    async fn mtu(&self, ifindex: u32) -> u32 {
+        let interfaces = interfaces(&self.handle).await.unwrap_or_default();
+        interfaces.get(&ifindex).map_or(0, |interface| interface.mtu)
     }
 
     /// This overlay's filters on an interface.
@@ -224,6 +250,77 @@ impl Attaching<'_> {
     fn program(&mut self, program: Program) -> Result<&mut SchedClassifier> {
         let found = self.programs.program_mut(program.name()).context("the BPF object lost a program")?;
         found.try_into().context("a BPF program changed its type")
+    }
+
+    fn xdp(&mut self) -> Result<&mut Xdp> {
+        let found = self.programs.program_mut(Program::FromWireXdp.name());
+        found.context("the BPF object lost a program")?.try_into().context("a BPF program changed its type")
+    }
+
+    /// Whether a program is attached like this, as far as was last seen.
+    pub fn holds(&self, hook: &Hook, attachment: &Attachment) -> bool {
+        self.table.held.get(hook).is_some_and(|held| held.attachment == *attachment)
+    }
+
+    /// Attaches the program of XDP, which is loaded for it. Where an earlier agent's is attached in this mode, ours takes
+    /// its place in one step.
+    async fn attach_xdp(&mut self, hook: Hook, attachment: &Attachment, mode: Mode) -> Result<Held> {
+        let (handle, pins) = (self.table.handle.clone(), self.table.pins.clone());
+        let device = Device::look(&attachment.interface, self.table.mtu(hook.ifindex).await, false);
+        let program = self.xdp()?;
+        if program.fd().is_err() {
+            let step = "loading from_wire_xdp, which takes Linux 5.18,";
+            program.load().map_err(|error| LoadError::of(step, &error))?;
+            if let Some(pins) = &pins {
+                let path = pins.program(hook.program);
+                Pins::remove(&path)?;
+                program.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
+            }
+        }
+        let path = pins.as_ref().map(|pins| pins.link(hook));
+        if let Some(path) = &path
+            && let Ok(pinned) = PinnedLink::from_pin(path)
+        {
+            let is_in_mode = xdp_program(&handle, hook.ifindex, mode).await?.is_some();
+            let link = XdpLink::try_from(FdLink::from(pinned)).ok().filter(|_| is_in_mode);
+            if let Some(link) = link
+                && let Ok(id) = program.attach_to_link(link)
+            {
+                // The pin keeps the link.
+                let link = program.take_link(id).context("aya lost a link")?;
+                return Ok(Held { attachment: attachment.clone(), way: Way::Xdp(link) });
+            }
+            Pins::remove(path)?;
+            // The kernel lets go of it a moment after its last pin and descriptor.
+            let gone = async {
+                while is_taken(&handle, hook.ifindex).await? {
+                    sleep(Duration::from_millis(2)).await;
+                }
+                anyhow::Ok(())
+            };
+            timeout(Duration::from_secs(1), gone).await.unwrap_or(Ok(()))?;
+        }
+        let flags = match mode {
+            Mode::Native => XdpMode::Driver,
+            Mode::Skb => XdpMode::Skb,
+        };
+        let id = program
+            .attach_to_if_index(hook.ifindex, flags)
+            .map_err(|error| refused(&device, mode, &error))?;
+        let link = program.take_link(id).context("aya lost a link")?;
+        let Some(path) = path else {
+            return Ok(Held { attachment: attachment.clone(), way: Way::Xdp(link) });
+        };
+        let link = FdLink::try_from(link).context("this kernel has no links of XDP, which came with 5.9")?;
+        let pinned = link.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
+        Ok(Held { attachment: attachment.clone(), way: Way::Pinned(pinned) })
+    }
+
+    /// Whether our program of XDP is what an interface runs in a mode.
+    async fn runs_xdp(&mut self, ifindex: u32, mode: Mode) -> Result<bool> {
+        let handle = self.table.handle.clone();
+        let ours = self.xdp()?.info().context("cannot ask about a BPF program")?.id();
+        Ok(xdp_program(&handle, ifindex, mode).await? == Some(ours))
     }
 
     async fn attach(&mut self, hook: Hook, attachment: &Attachment) -> Result<Held, LoadError> {
@@ -342,6 +439,12 @@ impl Attaching<'_> {
     }
 }
 
+/// Whether a device runs any program of XDP.
+async fn is_taken(handle: &Handle, ifindex: u32) -> Result<bool> {
+    let native = xdp_program(handle, ifindex, Mode::Native).await?;
+    Ok(native.is_some() || xdp_program(handle, ifindex, Mode::Skb).await?.is_some())
+}
+
 /// Whether the interface of a hook is not there any more.
 pub fn is_gone(hook: Hook, attachment: &Attachment) -> bool {
     if_nametoindex(attachment.interface.as_str()) != Ok(hook.ifindex)
@@ -377,7 +480,9 @@ impl Table for Attaching<'_> {
         for hook in hooks {
             let Some(held) = self.table.held.get(&hook) else { continue };
             let (attachment, is_tcx) = (held.attachment.clone(), held.is_tcx());
-            let is_attached = if is_tcx {
+            let is_attached = if let Some(mode) = attachment.xdp {
+                self.runs_xdp(hook.ifindex, mode).await?
+            } else if is_tcx {
                 self.is_linked(hook, &attachment.interface)?
             } else {
                 self.table.filter_exists(hook).await.unwrap_or(false)
@@ -405,7 +510,7 @@ impl Table for Attaching<'_> {
         }
         let left = self.table.left.iter().flatten().copied();
         for hook in pinned.into_iter().chain(left).filter(|hook| !self.table.held.contains_key(hook)) {
-            rows.insert(hook, Attachment { interface: String::new() });
+            rows.insert(hook, Attachment::tc(""));
         }
         Ok(rows)
     }
@@ -414,10 +519,14 @@ impl Table for Attaching<'_> {
         if self.table.held.contains_key(hook) {
             self.table.detach(*hook).await?;
         }
-        let held = match self.attach(*hook, attachment).await {
+        let attached = match attachment.xdp {
+            Some(mode) => self.attach_xdp(*hook, attachment, mode).await,
+            None => self.attach(*hook, attachment).await.map_err(Into::into),
+        };
+        let held = match attached {
             // A pod that went while its interface was looked at; the next listing does not ask for it any more.
-            Err(error) if is_gone(*hook, attachment) => {
-                debug!("{error}, which is gone");
+            Err(error) if attachment.xdp.is_none() && is_gone(*hook, attachment) => {
+                debug!("{error:#}, which is gone");
                 return Ok(());
             }
             attached => attached?,

@@ -34,6 +34,11 @@ pub fn has_coarse_clock() -> bool {
     has_helper(BpfHelper::BPF_FUNC_ktime_get_coarse_ns).unwrap_or(true)
 }
 
+/// Whether programs of XDP may see packets in several buffers, and how long they are (since 5.18): ours do.
+pub fn has_xdp_buffers() -> Result<bool, ProgramError> {
+    is_helper_supported(ProgramType::Xdp, BpfHelper::BPF_FUNC_xdp_get_buff_len)
+}
+
 /// Whether tc programs may call a helper.
 pub fn has_helper(helper: BpfHelper) -> Result<bool, ProgramError> {
     is_helper_supported(ProgramType::SchedClassifier, helper)

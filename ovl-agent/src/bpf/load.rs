@@ -41,7 +41,7 @@ pub struct LoadError {
     pub advice: &'static str,
 }
 
-const NO_RIGHTS: &str = "give the agent CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (CAP_SYS_ADMIN on kernels before 5.8), \
+pub(super) const NO_RIGHTS: &str = "give the agent CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (CAP_SYS_ADMIN on kernels before 5.8), \
                          or choose --mode kernel";
 const NO_PIN: &str = "remove what is there with `ovl-agent cleanup --only-pins`";
 pub(super) const NO_OBJECT: &str =
@@ -117,13 +117,13 @@ impl DataPlane {
     }
 }
 
-/// All at the same time: the verifier takes tens of milliseconds for each.
+/// Those of tc, all at the same time: the verifier takes tens of milliseconds for each.
 fn load_programs(programs: &mut Ebpf, pins: Option<&Pins>) -> Result<(), LoadError> {
     let step = |program: Program| format!("loading BPF program {}", program.name());
-    let ours = |name: &str| Program::ALL.into_iter().find(|program| program.name() == name);
+    let ours = |name: &str| Program::TC.into_iter().find(|program| program.name() == name);
     let found: Vec<_> =
         programs.programs_mut().filter_map(|(name, program)| Some((ours(name)?, program))).collect();
-    let missing = Program::ALL.into_iter().find(|program| found.iter().all(|(found, _)| found != program));
+    let missing = Program::TC.into_iter().find(|program| found.iter().all(|(found, _)| found != program));
     if let Some(missing) = missing {
         return Err(failed(step(missing), "the object has no such program", BAD_OBJECT));
     }

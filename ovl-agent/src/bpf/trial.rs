@@ -1,6 +1,6 @@
 //! The programs loaded for a look only: nothing is pinned, attached or left.
 
-use aya::programs::SchedClassifier;
+use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use ovl_common::{ENDPOINTS, FLOWS, LEASES, NODES, POD_MACS, PORTS, Program};
 
@@ -41,9 +41,16 @@ impl Trial {
         let lost = |reason: String| LoadError { step: step.clone(), reason, advice: BAD_OBJECT };
         let found = self.0.program_mut(program.name());
         let found = found.ok_or_else(|| lost("the object has no such program".to_owned()))?;
-        let classifier: &mut SchedClassifier = found.try_into().map_err(|error| lost(format!("{error}")))?;
-        classifier.load().map_err(|error| LoadError::of(&step, &error))?;
-        let info = classifier.info().map_err(|error| LoadError::of(&step, &error))?;
+        let (loaded, info) = if program == Program::FromWireXdp {
+            let xdp: &mut Xdp = found.try_into().map_err(|error| lost(format!("{error}")))?;
+            (xdp.load(), xdp.info())
+        } else {
+            let classifier: &mut SchedClassifier =
+                found.try_into().map_err(|error| lost(format!("{error}")))?;
+            (classifier.load(), classifier.info())
+        };
+        loaded.map_err(|error| LoadError::of(&step, &error))?;
+        let info = info.map_err(|error| LoadError::of(&step, &error))?;
         Ok(info.size_jitted() > 0)
     }
 

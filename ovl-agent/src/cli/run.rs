@@ -7,7 +7,7 @@ use clap::{ArgAction, Args};
 
 use super::go::integer;
 use super::value::{
-    FastPath, Maybe, Mode, Secret, SourceCheck, StoreArg, UnderlayFamily, listen_ip, listen_port, mark,
+    FastPath, Maybe, Mode, Secret, SourceCheck, StoreArg, UnderlayFamily, Xdp, listen_ip, listen_port, mark,
     unless_empty,
 };
 use crate::bpf::{TcAttach, TcxOrder};
@@ -81,6 +81,12 @@ pub struct RunArgs {
     /// For tcx links; clsact filters have priority 111.
     #[arg(long, value_enum, default_value = "last", help_heading = "Data plane")]
     pub tcx_order: TcxOrder,
+    /// Strip tunnels by XDP on the underlay device, before the kernel aggregates what comes in (GRO), besides at tc. `native`:
+    /// by the device's driver, which may take its link down for a moment. `auto`: so where its driver and settings are known
+    /// to gain by it, else not at all. `skb`: generic XDP, which is slower than none; for tests. What cannot be had is left
+    /// out, and `ovl-agent status` says why.
+    #[arg(long, value_enum, default_value = "off", help_heading = "Data plane")]
+    pub xdp: Xdp,
     /// Load the programs from this file instead of from this binary.
     #[arg(long, value_name = "FILE", default_value = "", value_parser = unless_empty::<PathBuf>, help_heading = "Data plane")]
     pub bpf_object: Maybe<PathBuf>,

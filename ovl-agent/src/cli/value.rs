@@ -64,6 +64,31 @@ impl FastPath {
     }
 }
 
+/// Where tunnels are stripped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Xdp {
+    /// At tc alone.
+    Off,
+    /// By XDP in native mode where that helps, which the device's driver and its settings say.
+    Auto,
+    /// By XDP in native mode.
+    Native,
+    /// By XDP in generic mode, which every device has; slower than at tc.
+    Skb,
+}
+
+impl Xdp {
+    /// The name of the option's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Auto => "auto",
+            Self::Native => "native",
+            Self::Skb => "skb",
+        }
+    }
+}
+
 /// The families of the packets between nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum UnderlayFamily {

@@ -43,6 +43,8 @@ pub(crate) fn example() -> Facts {
             verify_interval_seconds: 10.0,
             source_check: "loose".into(),
             fast_path_mark: 0x2000,
+            xdp: "off".into(),
+            xdp_reason: "--xdp off".into(),
         }),
         store: "etcd http://192.0.2.1:2379".into(),
         store_error: None,

@@ -109,6 +109,9 @@ impl Feature {
     /// What to say of it.
     pub(super) fn about(self) -> About {
         let (group, name, since, without) = match self {
+            Self::Loads(Program::FromWireXdp) => {
+                (PROGRAMS, Program::FromWireXdp.name(), "5.18", "--xdp off: tunnels are stripped at tc alone")
+            }
             Self::Loads(program) => (PROGRAMS, program.name(), "5.10", ALL_OR_NONE),
             Self::ProgramLoad => (BASICS, "loading programs (BPF_PROG_LOAD)", "3.18", ALL_OR_NONE),
             Self::SchedCls => (BASICS, "programs of type sched_cls", "4.1", ALL_OR_NONE),

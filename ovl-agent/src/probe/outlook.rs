@@ -1,5 +1,6 @@
 //! What an agent would do here, as a sentence for each backend.
 
+use ovl_common::Program;
 use serde::Serialize;
 
 use super::feature::{Answer, Feature, Row};
@@ -85,7 +86,9 @@ impl Answers<'_> {
         if let Answer::No(detail) = self.answer(Feature::ProgramLoad) {
             return Err(format!("programs may not be loaded{}", aside(detail)));
         }
-        let programs = self.0.iter().filter(|row| matches!(row.feature, Feature::Loads(_)));
+        let needed =
+            |row: &&Row| matches!(row.feature, Feature::Loads(program) if Program::TC.contains(&program));
+        let programs = self.0.iter().filter(needed);
         for Row { feature, answer } in programs {
             let name = feature.about().name;
             match answer {

@@ -34,6 +34,9 @@ pub(super) fn render(report: &Report) -> String {
     for outlook in &report.backends {
         let _written = writeln!(page, "{}: {}", outlook.backend, outlook.sentence);
     }
+    for outlook in &report.xdp {
+        let _written = writeln!(page, "xdp on {}: {} ({})", outlook.interface, outlook.mode, outlook.reason);
+    }
     page
 }
 
@@ -52,7 +55,9 @@ mod tests {
             Row::new(Feature::Nftables, Answer::Unknown("EPERM".to_owned())),
         ];
         let backends = outlook(&features[..3]);
-        let report = Report { version: "1.2.3", kernel: "6.18.0".to_owned(), features, backends };
+        let reason = "--xdp auto: eth0 is a veth".to_owned();
+        let xdp = vec![super::super::xdp::Outlook { interface: "eth0".into(), mode: "off", reason }];
+        let report = Report { version: "1.2.3", kernel: "6.18.0".to_owned(), features, backends, xdp };
         let expected = "\
 ovl-agent 1.2.3 on Linux 6.18.0
 
@@ -67,6 +72,7 @@ surroundings
 vxlan: kernel path, because no flow can be verified without the tool nft (not installed); --fast-path always does not verify
 host-gw: kernel path, because no flow can be verified without the tool nft (not installed); --fast-path always does not verify
 alloc: leases a subnet and leaves the packets to others
+xdp on eth0: off (--xdp auto: eth0 is a veth)
 ";
         assert_eq!(render(&report), expected);
     }

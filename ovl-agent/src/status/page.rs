@@ -61,6 +61,7 @@ fn head(facts: &Facts) -> String {
         ("backend", format!("{}, MTU {}", facts.backend, facts.mtu)),
         ("mode", format!("{}: {}", facts.mode, facts.mode_reason)),
         ("fast path", fast_path(facts)),
+        ("xdp", xdp(facts)),
         ("store", format!("{}: {}", facts.store, store(&facts.store_health, facts.store_error.as_deref()))),
         ("firewall", facts.firewall.as_ref().map_or_else(|| "no rules wanted".to_owned(), firewall)),
         ("passes", passes(facts)),
@@ -88,6 +89,13 @@ fn fast_path(facts: &Facts) -> String {
         None => text.push_str("not pinned"),
     }
     text
+}
+
+fn xdp(facts: &Facts) -> String {
+    facts
+        .ebpf
+        .as_ref()
+        .map_or_else(|| "off: no programs".to_owned(), |ebpf| format!("{}: {}", ebpf.xdp, ebpf.xdp_reason))
 }
 
 /// What there is of two families.

@@ -60,7 +60,7 @@ impl Filter {
 
     /// Whether the programs can tell alone what fits.
     pub(super) fn is_the_programs(&self) -> bool {
-        let by_reason = |action: &Action| matches!(action, Action::Send | Action::Deliver);
+        let by_reason = |action: &Action| matches!(action, Action::Send | Action::Deliver | Action::Strip);
         self.addresses.is_empty() && self.actions.iter().all(by_reason)
     }
 
@@ -83,7 +83,10 @@ fn reasons_of(action: Action) -> u64 {
     match action {
         Action::Send => bit(Reason::Forwarded),
         Action::Deliver => bit(Reason::Delivered),
-        Action::Pass | Action::Drop => !(bit(Reason::Forwarded) | bit(Reason::Delivered)),
+        Action::Strip => bit(Reason::Stripped),
+        Action::Pass | Action::Drop | Action::Return => {
+            !(bit(Reason::Forwarded) | bit(Reason::Delivered) | bit(Reason::Stripped))
+        }
     }
 }
 

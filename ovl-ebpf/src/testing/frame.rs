@@ -5,7 +5,7 @@ use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet};
 use ovl_common::{IpKey, Reason};
 
 use crate::ip::{Family, IpHeader};
-use crate::packet::{IP, Packet, tunnel_length};
+use crate::packet::{Bytes, Early, IP, Packet, tunnel_length};
 
 /// What fresh headroom holds: not zeros, so that a header byte nobody wrote is noticed.
 const POISON: u8 = 0xa5;
@@ -26,14 +26,16 @@ pub struct Frame {
     pub is_own: bool,
     /// What [`Packet::mark`] says.
     pub mark: u32,
-    /// What [`Packet::segment_size`] says.
+    /// What [`Bytes::segment_size`] says.
     pub segment_size: Option<usize>,
     /// The largest packet that [`Packet::fits_way`] says fits.
     pub way: usize,
     /// What [`Packet::add_to_sum`] was told, all together.
     pub added_to_sum: u32,
-    /// Makes [`Packet::push_tunnel`] and [`Packet::pop_tunnel`] fail, as they do for packets they don't support.
+    /// Makes [`Packet::push_tunnel`] and [`Bytes::pop_tunnel`] fail, as they do for packets they don't support.
     pub rigid: bool,
+    /// What stands in front of the packet.
+    pub note: Option<u64>,
 }
 
 impl Frame {
@@ -50,6 +52,7 @@ impl Frame {
             way: 65_535,
             added_to_sum: 0,
             rigid: false,
+            note: None,
         }
     }
 
@@ -70,7 +73,7 @@ impl Frame {
     }
 }
 
-impl Packet for Frame {
+impl Bytes for Frame {
     fn at<T: AnyBitPattern>(&self, offset: usize) -> Result<&T, Reason> {
         let bytes = self.bytes.get(offset..offset + size_of::<T>()).ok_or(Reason::Short)?;
         Ok(bytemuck::from_bytes(bytes))
@@ -81,11 +84,44 @@ impl Packet for Frame {
         Ok(bytemuck::from_bytes_mut(bytes))
     }
 
-    fn make_linear(&mut self, _bytes: usize) {}
-
     fn length(&self) -> usize {
         self.bytes.len()
     }
+
+    fn segment_size(&self) -> Option<usize> {
+        self.segment_size
+    }
+
+    fn pop_tunnel<O: IpHeader>(&mut self, inner: Family) -> Result<(), Reason> {
+        if self.rigid {
+            return Err(Reason::NoRoom);
+        }
+        self.bytes.drain(IP..IP + tunnel_length::<O>());
+        let ethertype = match inner {
+            Family::V4 => ETHERTYPE_IPV4,
+            Family::V6 => ETHERTYPE_IPV6,
+        };
+        self.change::<Ethernet>(0, |ethernet| ethernet.ethertype = ethertype);
+        Ok(())
+    }
+}
+
+impl Early for Frame {
+    fn write_note(&mut self, note: u64) -> Result<(), Reason> {
+        if self.note.is_some() {
+            return Err(Reason::Metadata);
+        }
+        self.note = Some(note);
+        Ok(())
+    }
+
+    fn remove_note(&mut self) {
+        self.note = None;
+    }
+}
+
+impl Packet for Frame {
+    fn make_linear(&mut self, _bytes: usize) {}
 
     fn ethertype(&self) -> [u8; 2] {
         self.at::<Ethernet>(0).map_or([0; 2], |ethernet| ethernet.ethertype)
@@ -115,10 +151,6 @@ impl Packet for Frame {
         self.mark = mark;
     }
 
-    fn segment_size(&self) -> Option<usize> {
-        self.segment_size
-    }
-
     fn fits_way(&mut self, _ifindex: u32, _source: &IpKey, _node: &IpKey, bytes: usize) -> bool {
         bytes <= self.way
     }
@@ -140,16 +172,9 @@ impl Packet for Frame {
         Ok(())
     }
 
-    fn pop_tunnel<O: IpHeader>(&mut self, inner: Family) -> Result<(), Reason> {
-        if self.rigid {
-            return Err(Reason::NoRoom);
-        }
-        self.bytes.drain(IP..IP + tunnel_length::<O>());
-        let ethertype = match inner {
-            Family::V4 => ETHERTYPE_IPV4,
-            Family::V6 => ETHERTYPE_IPV6,
-        };
-        self.change::<Ethernet>(0, |ethernet| ethernet.ethertype = ethertype);
-        Ok(())
+    fn note(&self) -> Option<u64> {
+        self.note
     }
+
+    fn lower_checksum_level(&mut self) {}
 }

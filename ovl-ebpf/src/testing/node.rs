@@ -11,7 +11,7 @@ use ovl_common::{
 
 use super::{
     GATEWAY, MARK, NODE, NODE6, OVERLAY, OVERLAY6, PEER_NODE, PEER_NODE6, PEER_VTEP, POD, POD_MAC, POD_PORT,
-    POD6, UNDERLAY, VTEP,
+    POD6, TOKEN, UNDERLAY, UNDERLAY_MAC, VTEP,
 };
 use crate::flow::Usage;
 use crate::ip::Family;
@@ -120,6 +120,10 @@ impl Tables for Mem {
         Ok(())
     }
 
+    fn check_flow(&self, key: &FlowKey, usage: &Usage) -> Result<(), Reason> {
+        usage.check(self.flows.borrow().get(key).ok_or(Reason::NoFlow)?)
+    }
+
     fn flow(&self, key: &FlowKey) -> Option<Flow> {
         self.flows.borrow().get(key).copied()
     }
@@ -161,6 +165,7 @@ pub fn config() -> Config {
         deadline: 1000,
         epoch: 3,
         verified_for: 100,
+        token: TOKEN,
         mark: MARK,
         source_check: SourceCheck::Loose as u32,
         underlay: UNDERLAY,
@@ -168,7 +173,9 @@ pub fn config() -> Config {
         source_port_min: 32768,
         source_port_max: 60999,
         carry_tcp: 1,
-        reserved: [0; 3],
+        xdp_after_gro: 0,
+        underlay_mac: UNDERLAY_MAC,
+        reserved: [0; 4],
         tunnel_v4: tunnel(NODE.into(), OVERLAY, 1450),
         tunnel_v6: tunnel(NODE6.into(), OVERLAY6, 1430),
         local_v4: Range::new(IpAddr::from([10, 42, 3, 0]).into(), 120),

@@ -105,6 +105,14 @@ pub fn from_wire_frame() -> Frame {
     from_wire_frame_of(Family::V4, Family::V4)
 }
 
+/// The same with so many bytes of payload.
+pub fn from_wire_frame_with(payload: usize) -> Frame {
+    let inner =
+        swapped_ports(Frame::new(UNDERLAY, udp(PEER_POD, POD, (PEER_VTEP, VTEP), payload)), Family::V4);
+    let bytes = wrapped::<Ipv4>(IpAddr::from(PEER_NODE).into(), IpAddr::from(NODE).into(), &inner.bytes);
+    Frame::new(UNDERLAY, bytes)
+}
+
 /// The same of these families.
 pub fn from_wire_frame_of(inner: Family, outer: Family) -> Frame {
     let bytes = match inner {

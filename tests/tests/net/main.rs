@@ -50,3 +50,4 @@ mod udp;
 mod verification;
 mod verified;
 mod wire;
+mod xdp;

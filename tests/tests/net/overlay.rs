@@ -19,11 +19,14 @@ pub(crate) const KERNEL: &str = "--mode kernel";
 /// The fast path for flows that netfilter has accepted, which are verified anew every two seconds.
 pub(crate) const VERIFIED: &str = "--mode ebpf --strict --fast-path verified --verify-interval 2";
 
+/// The same, and tunnels are stripped by XDP, on the veths that the underlay is made of here.
+pub(crate) const XDP: &str = "--mode ebpf --strict --fast-path verified --verify-interval 2 --xdp native";
+
 /// The arguments for scenarios in which netfilter has a say.
-pub(crate) const FILTERED: &[&str] = &[KERNEL, VERIFIED];
+pub(crate) const FILTERED: &[&str] = &[KERNEL, VERIFIED, XDP];
 
 /// The arguments for scenarios that only ask for packets to arrive, the kernel path first.
-pub(crate) const CARRIED: &[&str] = &[KERNEL, EBPF, VERIFIED];
+pub(crate) const CARRIED: &[&str] = &[KERNEL, EBPF, VERIFIED, XDP];
 
 /// Runs a scenario in all these ways. What it returns is how long traffic was silent, which may not be longer than on
 /// the kernel path.
@@ -136,7 +139,12 @@ impl Overlay {
 
     /// Starts an agent on a node.
     pub(crate) fn start_agent(&self, node: usize, args: &str) -> Result<Agent> {
-        Agent::start(self.topology.node(node)?, &self.options(args))
+        let seat = self.topology.node(node)?;
+        if args.contains("--xdp native") {
+            // A veth aggregates only where it is told to.
+            seat.command("ethtool").words("-K eth0 gro on").run()?;
+        }
+        Agent::start(seat, &self.options(args))
     }
 
     /// A node.

@@ -83,6 +83,10 @@ fn it_says_what_an_agent_would_do_and_leaves_nothing() {
             assert_eq!(row["here"], here, "without '{without}': {row}");
         }
 
+        let xdp = &report["xdp"][0];
+        assert_eq!((&xdp["interface"], &xdp["mode"]), (&"eth0".into(), &"off".into()), "{xdp}");
+        assert!(xdp["reason"].as_str().unwrap().contains("eth0 is a veth"), "{xdp}");
+
         let output = probe(node, without, "").output().unwrap();
         assert_eq!(output.status.code(), Some(status), "without '{without}'");
         let page = String::from_utf8(output.stdout).unwrap();

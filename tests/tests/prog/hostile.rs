@@ -2,14 +2,17 @@
 
 use ovl_common::wire::{Ipv4, Ipv6};
 use ovl_common::{Config, FastPath, IpKey, Program, Travel};
+use ovl_ebpf::early::from_wire_xdp;
+use ovl_ebpf::ingress::from_wire;
 use ovl_ebpf::ip::{Family, IpHeader};
 use ovl_ebpf::packet::{IP, inner_ip};
 use ovl_ebpf::testing::{
-    Frame, MARK, OVERLAY, OVERLAY6, PEER_NODE, PEER_NODE6, POD, POD6, config, from_pod_frame_of,
-    from_wire_frame_of, remote_subnets, to_pod_frame_of,
+    Frame, MARK, OVERLAY, OVERLAY6, PEER_NODE, PEER_NODE6, POD, POD_PORT, POD6, config, from_pod_frame_of,
+    from_wire_frame_of, remote_subnets, tables_over, to_pod_frame_of,
 };
+use ovl_ebpf::verdict::Verdict;
 
-use crate::program::{Programs, REDIRECT, SHOT, UNSPEC};
+use crate::program::{Programs, REDIRECT, SHOT, UNSPEC, XDP_PASS};
 
 /// How many packets each program gets; other kernels, which are emulated, get fewer.
 fn packets() -> usize {
@@ -126,6 +129,42 @@ fn from_wire_delivers_right_or_not_at_all() {
     throw(&mut programs, Program::FromWire, &good, 0x6f76_6c02, |sent, delivered| {
         check_delivery::<Ipv6, Ipv6>(sent, delivered, key(PEER_NODE6), key(POD6));
     });
+}
+
+/// The library, which the same packets go through by other tests, strips the same packets, and no others.
+#[test]
+fn from_wire_xdp_strips_what_from_wire_would_deliver_or_nothing() {
+    for (family, seed) in [(Family::V4, 0x6f76_6c07), (Family::V6, 0x6f76_6c08)] {
+        let mut programs = Programs::load_over(Travel::Vxlan, family);
+        let tables = tables_over(Travel::Vxlan, family);
+        let good = from_wire_frame_of(family, family);
+        let mut random = Random(seed);
+        let mut stripped = 0;
+        for _ in 0..packets() {
+            let frame = mutate(&mut random, &good);
+            if !Programs::takes(&frame) {
+                continue;
+            }
+            let (action, bytes) = programs.run_uncounted(Program::FromWireXdp, &frame);
+            assert_eq!(action, XDP_PASS);
+            let mut expected = frame.clone();
+            if from_wire_xdp(&mut expected, &tables) == Verdict::Strip {
+                stripped += 1;
+                assert_eq!(bytes[8..], expected.bytes, "{frame:02x?}");
+                let mut late = frame.clone();
+                assert_eq!(
+                    from_wire(&mut late, &tables),
+                    Verdict::Deliver { ifindex: POD_PORT },
+                    "{frame:02x?}"
+                );
+                assert_eq!(from_wire(&mut expected, &tables), Verdict::Deliver { ifindex: POD_PORT });
+                assert_eq!(expected.bytes, late.bytes, "{frame:02x?}");
+            } else {
+                assert_eq!(bytes, frame.bytes, "passed, but changed");
+            }
+        }
+        assert!(stripped > packets() / 20, "only {stripped} were good enough: this tests nothing");
+    }
 }
 
 fn check_wrapping<I: IpHeader, O: IpHeader>(sent: &Frame, wrapped: &Frame, node: IpKey) {

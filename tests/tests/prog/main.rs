@@ -9,3 +9,4 @@ mod program;
 mod sizes;
 mod speed;
 mod trace;
+mod xdp;

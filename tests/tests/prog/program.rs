@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
-use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult};
+use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use nix::sched::{CloneFlags, unshare};
@@ -25,6 +25,8 @@ use ovl_ebpf::testing::{
 pub(crate) const UNSPEC: i32 = -1;
 pub(crate) const SHOT: i32 = 2;
 pub(crate) const REDIRECT: i32 = 7;
+/// What programs of XDP return (`linux/bpf.h`).
+pub(crate) const XDP_PASS: i32 = 2;
 
 /// What fresh headroom holds.
 pub(crate) const POISON: u8 = 0xa5;
@@ -43,6 +45,11 @@ pub(crate) struct Run {
 }
 
 impl Programs {
+    /// Loads them once more beside those of this namespace, with maps of their own.
+    pub(crate) fn once_more(travel: Travel) -> Self {
+        Self::filled(travel, Family::V4)
+    }
+
     /// Loads them and fills the maps: one peer that is reached by `travel`, and one known pod. Moves the calling
     /// thread into a new network namespace, which has a pod port and an underlay interface.
     pub(crate) fn load(travel: Travel) -> Self {
@@ -56,6 +63,10 @@ impl Programs {
         interface(UNDERLAY, "underlay", UNDERLAY_MAC);
         interface(OVERLAY, "overlay", VTEP);
         interface(OVERLAY6, "overlay6", VTEP);
+        Self::filled(travel, outer)
+    }
+
+    fn filled(travel: Travel, outer: Family) -> Self {
         let object = ovl_tests::artifacts::bpf_object().expect("built by cargo xtask");
         let coarse = u8::from(features::has_coarse_clock());
         let mut ebpf = EbpfLoader::new()
@@ -63,12 +74,15 @@ impl Programs {
             .override_global("OVL_COARSE", &coarse, true)
             .load_file(object)
             .expect("loads");
-        for program in Program::ALL {
+        for program in Program::TC {
             let found = ebpf.program_mut(program.name()).expect("in the object");
             let classifier: &mut SchedClassifier = found.try_into().expect("a classifier");
             classifier.load().expect("the verifier accepts it");
         }
         let mut programs = Self { ebpf };
+        if Self::strips_early() {
+            programs.xdp().load().expect("the verifier accepts it");
+        }
         // Test runs take as long as they take: the deadline has tests of its own.
         programs.set_config(Config { deadline: u64::MAX, ..config() });
         programs.set_remote(travel, outer);
@@ -143,15 +157,36 @@ impl Programs {
 
     /// What the kernel says of a program.
     pub(crate) fn info(&mut self, program: Program) -> ProgramInfo {
+        if program == Program::FromWireXdp {
+            return self.xdp().info().expect("it is loaded");
+        }
+        self.classifier(program).info().expect("it is loaded")
+    }
+
+    pub(crate) fn classifier(&mut self, program: Program) -> &mut SchedClassifier {
         let found = self.ebpf.program_mut(program.name()).expect("in the object");
-        let classifier: &mut SchedClassifier = found.try_into().expect("a classifier");
-        classifier.info().expect("it is loaded")
+        found.try_into().expect("a classifier")
+    }
+
+    pub(crate) fn xdp(&mut self) -> &mut Xdp {
+        let found = self.ebpf.program_mut(Program::FromWireXdp.name()).expect("in the object");
+        found.try_into().expect("a program of XDP")
     }
 
     /// Whether this kernel (6.3 and later) turns a packet of one family into one of the other when it is stripped.
     pub(crate) fn changes_families(&mut self) -> bool {
         let flags = features::FIXED_GSO | features::NO_CSUM_RESET | features::DECAP_L3_IPV6;
         features::takes_room(&mut self.ebpf, -50, flags).expect("the probe runs")
+    }
+
+    /// Whether this kernel (5.18 and later) lets programs of XDP see packets in several buffers.
+    pub(crate) fn strips_early() -> bool {
+        features::has_xdp_buffers().expect("the kernel says")
+    }
+
+    /// The programs that this kernel runs.
+    pub(crate) fn all() -> impl Iterator<Item = Program> {
+        Program::ALL.into_iter().filter(|program| *program != Program::FromWireXdp || Self::strips_early())
     }
 
     /// Whether this kernel (5.13 and later) makes room for VXLAN.
@@ -223,12 +258,18 @@ impl Programs {
     }
 
     fn test(&mut self, program: Program, frame: &Frame, out: &mut [u8]) -> TestRunResult {
+        if program == Program::FromWireXdp {
+            let options = TestRunOptions {
+                data_in: Some(&frame.bytes),
+                data_out: (!out.is_empty()).then_some(out),
+                ..TestRunOptions::default()
+            };
+            return self.xdp().test_run(options).expect("the kernel runs it");
+        }
         let mut context = [0u8; CONTEXT];
         context[IFINDEX..IFINDEX + 4].copy_from_slice(&frame.ifindex.to_ne_bytes());
         context[MARK..MARK + 4].copy_from_slice(&frame.mark.to_ne_bytes());
-        let found = self.ebpf.program_mut(program.name()).expect("in the object");
-        let classifier: &mut SchedClassifier = found.try_into().expect("a classifier");
-        classifier
+        self.classifier(program)
             .test_run(TestRunOptions {
                 data_in: Some(&frame.bytes),
                 data_out: (!out.is_empty()).then_some(out),

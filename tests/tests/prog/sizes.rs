@@ -1,6 +1,6 @@
 //! How large the programs are, and how much work they are for the verifier: so that neither grows unnoticed.
 
-use ovl_common::{Program, Travel};
+use ovl_common::Travel;
 
 use crate::program::Programs;
 
@@ -13,7 +13,7 @@ const VERIFIED: u32 = 100_000;
 #[test]
 fn programs_stay_small() {
     let mut programs = Programs::load(Travel::Vxlan);
-    for program in Program::ALL {
+    for program in Programs::all() {
         let info = programs.info(program);
         let name = program.name();
         let bytes = info.size_translated().expect("known since 4.15");

@@ -30,6 +30,9 @@ pub(super) const LIMIT: &str = "host";
 /// The flags that leave netfilter out.
 const ALWAYS: &str = "--fast-path always";
 
+/// The flags that have XDP strip tunnels.
+const XDP: &str = "--fast-path verified --xdp native";
+
 /// All of them.
 pub(super) const ALL: &[Contender] = &[
     // With an agent, so that the nodes have the very rules of the others.
@@ -37,6 +40,7 @@ pub(super) const ALL: &[Contender] = &[
     contender(BASELINE, Backend::Vxlan, Mode::Kernel, "", Between::Pods),
     contender("kernel-host-gw", Backend::HostGw, Mode::Kernel, "", Between::Pods),
     contender("ovl-vxlan", Backend::Vxlan, Mode::Ebpf, "--fast-path verified", Between::Pods),
+    contender("ovl-vxlan-xdp", Backend::Vxlan, Mode::Ebpf, XDP, Between::Pods),
     contender("ovl-host-gw", Backend::HostGw, Mode::Ebpf, "--fast-path verified", Between::Pods),
     contender("ovl-vxlan-always", Backend::Vxlan, Mode::Ebpf, ALWAYS, Between::Pods),
     contender("ovl-tun", Backend::Udp, Mode::Kernel, "", Between::Pods),
@@ -56,6 +60,11 @@ impl Contender {
     /// Whether netfilter sees every flow, so that conntrack knows it.
     pub(super) fn asks_netfilter(&self) -> bool {
         self.flags != ALWAYS
+    }
+
+    /// Whether XDP sees packets first, which changes what veths take off the processor.
+    pub(super) fn has_xdp(&self) -> bool {
+        self.flags == XDP
     }
 
     /// All flags of its agents.

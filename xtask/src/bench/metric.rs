@@ -54,6 +54,7 @@ pub(super) const REACHABLE: Metric = metric("reachable", "ms", Sense::Latency);
 /// A run of a program.
 pub(super) const FROM_POD: Metric = metric("from_pod", "ns/run", Sense::Cost);
 pub(super) const FROM_WIRE: Metric = metric("from_wire", "ns/run", Sense::Cost);
+pub(super) const FROM_WIRE_XDP: Metric = metric("from_wire_xdp", "ns/run", Sense::Cost);
 pub(super) const TO_POD: Metric = metric("to_pod", "ns/run", Sense::Cost);
 pub(super) const TO_OVERLAY: Metric = metric("to_overlay", "ns/run", Sense::Cost);
 /// A packet by itself.

@@ -10,13 +10,18 @@ use nix::libc;
 use ovl_tests::node::Node;
 use serde_json::Value;
 
-use super::metric::{FROM_POD, FROM_WIRE, Metric, TO_OVERLAY, TO_POD};
+use super::metric::{FROM_POD, FROM_WIRE, FROM_WIRE_XDP, Metric, TO_OVERLAY, TO_POD};
 use super::site::Site;
 use super::workload::Outcome;
 
 /// Every program's time, by its name.
-const PROGRAMS: &[(&str, Metric)] =
-    &[("from_pod", FROM_POD), ("from_wire", FROM_WIRE), ("to_pod", TO_POD), ("to_overlay", TO_OVERLAY)];
+const PROGRAMS: &[(&str, Metric)] = &[
+    ("from_pod", FROM_POD),
+    ("from_wire_xdp", FROM_WIRE_XDP),
+    ("from_wire", FROM_WIRE),
+    ("to_pod", TO_POD),
+    ("to_overlay", TO_OVERLAY),
+];
 
 /// Has bpftool show the programs that the node's agent pinned.
 const SHOW: &str =

@@ -50,6 +50,10 @@ impl Site {
         for node in topology.nodes() {
             // Peers that are routed to have to be on the link.
             node.netns().ip(&format!("route add {UNDERLAY} dev eth0"))?;
+            if contender.has_xdp() {
+                // What it is for; a veth aggregates only where it is told to.
+                node.command("ethtool").words("-K eth0 gro on").run()?;
+            }
         }
         let settings = AgentOptions::new(agent.to_owned(), Store::Dir(store.path().to_owned()));
         let strangers = usize::try_from(ballast.leases)?;

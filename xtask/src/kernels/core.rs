@@ -32,6 +32,9 @@ const CORE: &[(&str, &str)] = &[
     ("net", "verified::"),
     ("net", "wire::host_gw_packets"),
     ("net", "wire::tunnel_packets"),
+    // XDP, native and generic, before tc.
+    ("net", "xdp::generically"),
+    ("net", "xdp::natively_over_ipv4"),
 ];
 
 /// Tests of the core that are left out, and where.
@@ -46,7 +49,14 @@ struct Exception {
 /// `BPF_F_ADJ_ROOM_ENCAP_L2_ETH`, which GSO of VXLAN needs, came with 5.13.
 const NO_ROOM: &str = "this kernel lets no program wrap packets in VXLAN: its fast path is host-gw's";
 
+/// `bpf_xdp_get_buff_len`, with packets in several buffers, came with 5.18.
+const NO_XDP: &str =
+    "this kernel hands programs of XDP no packets in several buffers: tunnels are stripped at tc";
+
 const EXCEPTIONS: &[Exception] = &[
+    Exception::on_5_10("prog", "hostile::from_wire_xdp", NO_XDP),
+    Exception::on_5_10("prog", "xdp::", NO_XDP),
+    Exception::on_5_10("net", "xdp::", NO_XDP),
     Exception::on_5_10("prog", "hostile::from_pod_wraps", NO_ROOM),
     Exception::on_5_10("prog", "packets::from_pod_writes_every_byte_of_the_tunnel", NO_ROOM),
     Exception::on_5_10("prog", "packets::outer_identifications", NO_ROOM),

@@ -28,7 +28,7 @@ macro_rules! row {
 }
 
 /// In the order of FLANNEL.md section 1, then ours.
-const FLAGS: [Row; 49] = [
+const FLAGS: [Row; 50] = [
     row!("etcd-endpoints", etcd_endpoints, r#"["http://127.0.0.1:4001", "http://127.0.0.1:2379"]"#,
         "https://a:1,https://b:2" => r#"["https://a:1", "https://b:2"]"#, Some(",")),
     row!("etcd-prefix", etcd_prefix, r#""/coreos.com/network""#, "/x" => r#""/x""#, None),
@@ -75,6 +75,7 @@ const FLAGS: [Row; 49] = [
     row!("underlay-family", underlay_family, "Same", "ipv6" => "Ipv6", Some("6")),
     row!("tc-attach", tc_attach, "Auto", "clsact" => "Clsact", Some("xdp")),
     row!("tcx-order", tcx_order, "Last", "first" => "First", Some("middle")),
+    row!("xdp", xdp, "Off", "native" => "Native", Some("hardware")),
     row!("bpf-object", bpf_object, "None", "/o" => r#"Some("/o")"#, None),
     row!("store", store, "None", "dir:/x" => r#"Some(Dir("/x"))"#, Some("dir:x")),
     row!("socket", socket, r#""/run/ovl/agent.sock""#, "/s" => r#""/s""#, None),

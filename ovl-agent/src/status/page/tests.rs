@@ -15,6 +15,7 @@ lease      10.42.3.0/24, fd42:0:0:3::/64; ends in 23h unless renewed (2030-01-02
 backend    vxlan, MTU 1430
 mode       ebpf: programs loaded, attached by tcx
 fast path  always; source check loose; pinned in /sys/fs/bpf/ovl/10_42_0_0_16-4026531840/abi-ABI
+xdp        off: --xdp off
 store      etcd http://192.0.2.1:2379: up for 15m; last answer 4s ago; went away 2 times
 firewall   nftables, rules in place; repaired 2 times, last 1m ago
 passes     3841, 1 failed; the last took 1.2 ms
