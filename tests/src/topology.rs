@@ -73,10 +73,15 @@ impl Topology {
         self.dir.keep();
     }
 
+    /// The port of `node` at the switch: where packets are as they are on the wire, whatever the node does with them.
+    pub fn port(&self, node: &Node) -> Result<(&Netns, String)> {
+        Ok((self.switch()?, format!("port{}", node.seat().host)))
+    }
+
     /// Gives `node` a new `eth0` at its port of the switch, with the addresses and routes it always has.
     pub fn plug_in(&self, node: &Node) -> Result<()> {
-        let (switch, seat, mtu) = (self.switch()?, node.seat(), node.mtu());
-        let port = format!("port{}", seat.host);
+        let (seat, mtu) = (node.seat(), node.mtu());
+        let (switch, port) = self.port(node)?;
         // As a real interface, it has its MAC for life: neighbours remember it.
         switch.ip(&format!(
             "link add {port} mtu {mtu} type veth peer name eth0 address 02:00:5e:00:53:{:02x} netns {}",

@@ -161,11 +161,13 @@ impl Cluster {
 }
 
 impl Cluster {
-    /// What is on the wire of the first node while so many bytes are exchanged and nothing is left to devices.
+    /// What is on the wire to the first node while so many bytes are exchanged and nothing is left to devices.
     pub(crate) fn captured(&self, bytes: u64) -> Result<Pcap> {
         self.make_packets_plain();
         let file = self.overlay.topology.dir().join("cluster.pcap");
-        let capture = Capture::start(self.overlay.node(0).netns(), "eth0", "", &file)?;
+        // On the node itself, XDP would have been there first.
+        let (switch, port) = self.overlay.topology.port(self.overlay.node(0))?;
+        let capture = Capture::start(switch, &port, "", &file)?;
         self.exchange(bytes)?;
         capture.stop()
     }
