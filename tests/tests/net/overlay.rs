@@ -28,6 +28,10 @@ pub(crate) const FILTERED: &[&str] = &[KERNEL, VERIFIED, XDP];
 /// The arguments for scenarios that only ask for packets to arrive, the kernel path first.
 pub(crate) const CARRIED: &[&str] = &[KERNEL, EBPF, VERIFIED, XDP];
 
+/// The same without XDP, for what it has no part in.
+pub(crate) const FILTERED_AT_TC: &[&str] = &[KERNEL, VERIFIED];
+pub(crate) const CARRIED_AT_TC: &[&str] = &[KERNEL, EBPF, VERIFIED];
+
 /// Runs a scenario in all these ways. What it returns is how long traffic was silent, which may not be longer than on
 /// the kernel path.
 pub(crate) fn silent_no_longer_than_the_kernel(run: impl Fn(&str) -> Duration) {

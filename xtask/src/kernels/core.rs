@@ -21,19 +21,16 @@ const CORE: &[(&str, &str)] = &[
     ("net", "reach::three_nodes_over_vxlan_in_ebpf"),
     ("net", "repair::a_clsact_filter_comes_back"),
     // Devices, as old netlink makes them.
-    ("net", "rows::options_of_the_config"),
     ("net", "rows::vxlan_devices"),
     // Aggregates, checksums and sizes, against the kernel's own tunnel.
-    ("net", "stock_peer::a_stock_peer_of_one_family"),
     ("net", "stock_peer::streams_with_offloads"),
     // The udp backend's aggregates: what a TUN device takes.
     ("net", "udp::carry::batches_of_datagrams"),
     // Netfilter's part in it.
-    ("net", "verified::"),
+    ("net", "verified::flows_go_fast"),
     ("net", "wire::host_gw_packets"),
     ("net", "wire::tunnel_packets"),
-    // XDP, native and generic, before tc.
-    ("net", "xdp::generically"),
+    // XDP before tc.
     ("net", "xdp::natively_over_ipv4"),
 ];
 
