@@ -28,7 +28,6 @@ const CORE: &[(&str, &str)] = &[
     ("net", "udp::carry::batches_of_datagrams"),
     // Netfilter's part in it.
     ("net", "verified::flows_go_fast"),
-    ("net", "wire::host_gw_packets"),
     ("net", "wire::tunnel_packets"),
     // XDP before tc.
     ("net", "xdp::natively_over_ipv4"),
