@@ -18,7 +18,6 @@ const CORE: &[(&str, &str)] = &[
     // Filters, links where there are any, and their leftovers.
     ("net", "odd::a_killed_agents_filters_are_removed"),
     ("net", "reach::clsact_filters_carry"),
-    ("net", "reach::three_nodes_over_vxlan_in_ebpf"),
     ("net", "repair::a_clsact_filter_comes_back"),
     // Devices, as old netlink makes them.
     ("net", "rows::vxlan_devices"),
@@ -29,8 +28,6 @@ const CORE: &[(&str, &str)] = &[
     // Netfilter's part in it.
     ("net", "verified::flows_go_fast"),
     ("net", "wire::tunnel_packets"),
-    // XDP before tc.
-    ("net", "xdp::natively_over_ipv4"),
 ];
 
 /// Tests of the core that are left out, and where.
@@ -52,7 +49,6 @@ const NO_XDP: &str =
 const EXCEPTIONS: &[Exception] = &[
     Exception::on_5_10("prog", "hostile::from_wire_xdp", NO_XDP),
     Exception::on_5_10("prog", "xdp::", NO_XDP),
-    Exception::on_5_10("net", "xdp::", NO_XDP),
     Exception::on_5_10("prog", "hostile::from_pod_wraps", NO_ROOM),
     Exception::on_5_10("prog", "packets::from_pod_writes_every_byte_of_the_tunnel", NO_ROOM),
     Exception::on_5_10("prog", "packets::outer_identifications", NO_ROOM),
