@@ -10,7 +10,6 @@ mod load;
 mod maps;
 pub(crate) mod pins;
 mod trial;
-mod xdp;
 
 pub use attach::{Attaching, Attachment, AttachmentTable, Hook, TcAttach, TcxOrder, is_gone};
 pub use counters::{Counter, counters};

@@ -1,28 +1,27 @@
-//! Where the programs are attached: tcx links where the kernel has them, clsact filters elsewhere.
+//! Where the programs are attached, as a table.
+
+mod tc;
+mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::links::PinnedLink;
+use aya::programs::tc::{SchedClassifierLink, TcHandle};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use nix::net::if_::if_nametoindex;
 use ovl_common::Program;
 use rtnetlink::Handle;
-use tokio::time::{sleep, timeout};
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::count::{TCX_EGRESS, count};
-use super::filters::{Filter, PRIORITY};
-use super::load::LoadError;
+use super::filters::Filter;
 use super::pins::Pins;
-use super::xdp::refused;
-use crate::netlink::{interfaces, xdp_program};
+use crate::netlink::interfaces;
 use crate::table::Table;
-use crate::xdp::{Device, Mode};
+use crate::xdp::Mode;
 
 /// `--tc-attach`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -210,12 +209,6 @@ impl AttachmentTable {
         self.left.as_mut().is_some_and(|left| left.remove(&hook))
     }
 
-    /// The MTU of an interface; 0 where it is gone.
-    async fn mtu(&self, ifindex: u32) -> u32 {
-        let interfaces = interfaces(&self.handle).await.unwrap_or_default();
-        interfaces.get(&ifindex).map_or(0, |interface| interface.mtu)
-    }
-
     /// This overlay's filters on an interface.
     async fn filters(&self, ifindex: u32) -> Result<Vec<Filter>> {
         let mut filters = Filter::list(&self.handle, ifindex).await?;
@@ -252,197 +245,10 @@ impl Attaching<'_> {
         found.try_into().context("a BPF program changed its type")
     }
 
-    fn xdp(&mut self) -> Result<&mut Xdp> {
-        let found = self.programs.program_mut(Program::FromWireXdp.name());
-        found.context("the BPF object lost a program")?.try_into().context("a BPF program changed its type")
-    }
-
     /// Whether a program is attached like this, as far as was last seen.
     pub fn holds(&self, hook: &Hook, attachment: &Attachment) -> bool {
         self.table.held.get(hook).is_some_and(|held| held.attachment == *attachment)
     }
-
-    /// Attaches the program of XDP, which is loaded for it. Where an earlier agent's is attached in this mode, ours takes
-    /// its place in one step.
-    async fn attach_xdp(&mut self, hook: Hook, attachment: &Attachment, mode: Mode) -> Result<Held> {
-        let (handle, pins) = (self.table.handle.clone(), self.table.pins.clone());
-        let device = Device::look(&attachment.interface, self.table.mtu(hook.ifindex).await, false);
-        let program = self.xdp()?;
-        if program.fd().is_err() {
-            let step = "loading from_wire_xdp, which takes Linux 5.18,";
-            program.load().map_err(|error| LoadError::of(step, &error))?;
-            if let Some(pins) = &pins {
-                let path = pins.program(hook.program);
-                Pins::remove(&path)?;
-                program.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
-            }
-        }
-        let path = pins.as_ref().map(|pins| pins.link(hook));
-        if let Some(path) = &path
-            && let Ok(pinned) = PinnedLink::from_pin(path)
-        {
-            let is_in_mode = xdp_program(&handle, hook.ifindex, mode).await?.is_some();
-            let link = XdpLink::try_from(FdLink::from(pinned)).ok().filter(|_| is_in_mode);
-            if let Some(link) = link
-                && let Ok(id) = program.attach_to_link(link)
-            {
-                // The pin keeps the link.
-                let link = program.take_link(id).context("aya lost a link")?;
-                return Ok(Held { attachment: attachment.clone(), way: Way::Xdp(link) });
-            }
-            Pins::remove(path)?;
-            // The kernel lets go of it a moment after its last pin and descriptor.
-            let gone = async {
-                while is_taken(&handle, hook.ifindex).await? {
-                    sleep(Duration::from_millis(2)).await;
-                }
-                anyhow::Ok(())
-            };
-            timeout(Duration::from_secs(1), gone).await.unwrap_or(Ok(()))?;
-        }
-        let flags = match mode {
-            Mode::Native => XdpMode::Driver,
-            Mode::Skb => XdpMode::Skb,
-        };
-        let id = program
-            .attach_to_if_index(hook.ifindex, flags)
-            .map_err(|error| refused(&device, mode, &error))?;
-        let link = program.take_link(id).context("aya lost a link")?;
-        let Some(path) = path else {
-            return Ok(Held { attachment: attachment.clone(), way: Way::Xdp(link) });
-        };
-        let link = FdLink::try_from(link).context("this kernel has no links of XDP, which came with 5.9")?;
-        let pinned = link.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
-        Ok(Held { attachment: attachment.clone(), way: Way::Pinned(pinned) })
-    }
-
-    /// Whether our program of XDP is what an interface runs in a mode.
-    async fn runs_xdp(&mut self, ifindex: u32, mode: Mode) -> Result<bool> {
-        let handle = self.table.handle.clone();
-        let ours = self.xdp()?.info().context("cannot ask about a BPF program")?.id();
-        Ok(xdp_program(&handle, ifindex, mode).await? == Some(ours))
-    }
-
-    async fn attach(&mut self, hook: Hook, attachment: &Attachment) -> Result<Held, LoadError> {
-        let step = || format!("attaching {} to {}", hook.program.name(), attachment.interface);
-        let wrong = |error: anyhow::Error| LoadError {
-            step: step(),
-            reason: format!("{error:#}"),
-            advice: "restart ovl-agent",
-        };
-        let how = self.table.how;
-        if how != TcAttach::Clsact {
-            if let Some(way) = self.take_over(hook) {
-                return Ok(Held { attachment: attachment.clone(), way });
-            }
-            let order = match self.table.order {
-                TcxOrder::First => LinkOrder::first(),
-                TcxOrder::Last => LinkOrder::last(),
-            };
-            let program = self.program(hook.program).map_err(wrong)?;
-            let options = TcAttachOptions::TcxOrder(order);
-            match program.attach_with_options(&attachment.interface, hook.direction(), options) {
-                Ok(id) => {
-                    let link = program.take_link(id).map_err(|error| LoadError::attaching(step(), &error))?;
-                    let way = self.pin(hook, link)?;
-                    return Ok(Held { attachment: attachment.clone(), way });
-                }
-                Err(error) if how == TcAttach::Auto && lacks_tcx(&error) => {
-                    info!("this kernel has no tcx links; using clsact filters");
-                    self.table.how = TcAttach::Clsact;
-                }
-                Err(error) => return Err(LoadError::attaching(step(), &error)),
-            }
-        }
-        match tc::qdisc_add_clsact(&attachment.interface) {
-            Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
-            Err(tc::TcError::NetlinkError(error)) if error.raw_os_error() == Some(nix::libc::EEXIST) => {}
-            Err(error) => {
-                return Err(LoadError::attaching(
-                    format!("adding clsact to {}", attachment.interface),
-                    &error,
-                ));
-            }
-        }
-        let filter = self.table.filter;
-        let there = self.table.filter_exists(hook).await.map_err(wrong)?;
-        let program = self.program(hook.program).map_err(wrong)?;
-        let id = if there {
-            // An earlier agent's: replaced in one step, so that no packet finds none.
-            SchedClassifierLink::attached(&attachment.interface, hook.direction(), PRIORITY, filter, None)
-                .map_err(ProgramError::IOError)
-                .and_then(|link| program.attach_to_link(link))
-        } else {
-            let options = NlOptions { priority: PRIORITY, handle: filter, classid: None };
-            let options = TcAttachOptions::Netlink(options);
-            program.attach_with_options(&attachment.interface, hook.direction(), options)
-        };
-        let id = id.map_err(|error| LoadError::attaching(step(), &error))?;
-        let link = program.take_link(id).map_err(|error| LoadError::attaching(step(), &error))?;
-        // aya would remove the filter when the link is dropped; that is ours to do, or our successor's not to.
-        std::mem::forget(link);
-        Ok(Held { attachment: attachment.clone(), way: Way::Filter })
-    }
-
-    /// Whether our program is among those on an interface.
-    fn is_linked(&mut self, hook: Hook, interface: &str) -> Result<bool> {
-        let program = self.program(hook.program)?.info().context("cannot ask about a BPF program")?.id();
-        match SchedClassifier::query_tcx(interface, hook.direction()) {
-            Ok((_, programs)) => Ok(programs.iter().any(|info| info.id() == program)),
-            // aya looks each of them up by its number, for which it takes CAP_SYS_ADMIN. A link that was taken off
-            // cannot be given a program; giving it the one that it has does nothing.
-            Err(ProgramError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(nix::libc::EPERM) =>
-            {
-                Ok(self.table.pins.is_none() || self.take_over(hook).is_some())
-            }
-            Err(_) => Ok(false),
-        }
-    }
-
-    /// Puts our program in the place of an earlier agent's, in one step. `None` where there is none to take over, or its
-    /// interface is gone and another has its index.
-    fn take_over(&mut self, hook: Hook) -> Option<Way> {
-        let path = self.table.pins.as_ref()?.link(hook);
-        let pinned = PinnedLink::from_pin(&path).ok()?;
-        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).ok()?;
-        let program = self.program(hook.program).ok()?;
-        match program.attach_to_link(link) {
-            // The pin keeps the link; aya's descriptor is not needed.
-            Ok(id) => {
-                let link = program.take_link(id).ok()?;
-                Some(Way::Link(link))
-            }
-            Err(error) => {
-                debug!("{} is of no use any more: {error}", path.display());
-                if let Err(error) = Pins::remove(&path) {
-                    debug!("{error:#}");
-                }
-                None
-            }
-        }
-    }
-
-    fn pin(&mut self, hook: Hook, link: SchedClassifierLink) -> Result<Way, LoadError> {
-        let Some(pins) = &self.table.pins else { return Ok(Way::Link(link)) };
-        let path = pins.link(hook);
-        let step = || format!("pinning {}", path.display());
-        let failed = |error: anyhow::Error| LoadError {
-            step: step(),
-            reason: format!("{error:#}"),
-            advice: "remove what is there with `ovl-agent cleanup --only-pins`",
-        };
-        Pins::remove(&path).map_err(failed)?;
-        let link = FdLink::try_from(link).map_err(|error| LoadError::of(&step(), &error))?;
-        let pinned = link.pin(&path).map_err(|error| LoadError::of(&step(), &error))?;
-        Ok(Way::Pinned(pinned))
-    }
-}
-
-/// Whether a device runs any program of XDP.
-async fn is_taken(handle: &Handle, ifindex: u32) -> Result<bool> {
-    let native = xdp_program(handle, ifindex, Mode::Native).await?;
-    Ok(native.is_some() || xdp_program(handle, ifindex, Mode::Skb).await?.is_some())
 }
 
 /// Whether the interface of a hook is not there any more.
@@ -454,12 +260,6 @@ impl Held {
     fn is_tcx(&self) -> bool {
         !matches!(self.way, Way::Filter)
     }
-}
-
-/// `bpf_link_create` answers EINVAL where it does not know the attach type.
-fn lacks_tcx(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::SyscallError(error)
-        if matches!(error.io_error.raw_os_error(), Some(nix::libc::EINVAL | nix::libc::EOPNOTSUPP)))
 }
 
 impl Table for Attaching<'_> {

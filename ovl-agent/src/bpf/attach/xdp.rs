@@ -1,18 +1,116 @@
-//! Why a program of XDP cannot be attached, in one sentence each.
+//! The program of XDP: attached in a mode, or why that cannot be, in one sentence each.
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
+use anyhow::{Context as _, Result};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{Xdp, XdpMode};
 use nix::libc;
+use ovl_common::Program;
+use rtnetlink::Handle;
+use tokio::time::{sleep, timeout};
 
-use super::load::{LoadError, NO_RIGHTS};
+use super::super::load::{LoadError, NO_RIGHTS};
+use super::super::pins::Pins;
+use super::{Attaching, Attachment, AttachmentTable, Held, Hook, Way};
+use crate::netlink::{interfaces, xdp_program};
 use crate::xdp::{Device, Mode};
 
 const ANOTHER: &str = "take that off, or leave --xdp off";
 const NO_MODE: &str = "leave --xdp off: the program at tc strips tunnels as well";
 
+impl Attaching<'_> {
+    fn xdp(&mut self) -> Result<&mut Xdp> {
+        let found = self.programs.program_mut(Program::FromWireXdp.name());
+        found.context("the BPF object lost a program")?.try_into().context("a BPF program changed its type")
+    }
+
+    /// Attaches the program of XDP, which is loaded for it. Where an earlier agent's is attached in this mode, ours takes
+    /// its place in one step.
+    pub(super) async fn attach_xdp(
+        &mut self,
+        hook: Hook,
+        attachment: &Attachment,
+        mode: Mode,
+    ) -> Result<Held> {
+        let (handle, pins) = (self.table.handle.clone(), self.table.pins.clone());
+        let device = Device::look(&attachment.interface, self.table.mtu(hook.ifindex).await, false);
+        let program = self.xdp()?;
+        if program.fd().is_err() {
+            let step = "loading from_wire_xdp, which takes Linux 5.18,";
+            program.load().map_err(|error| LoadError::of(step, &error))?;
+            if let Some(pins) = &pins {
+                let path = pins.program(hook.program);
+                Pins::remove(&path)?;
+                program.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
+            }
+        }
+        let path = pins.as_ref().map(|pins| pins.link(hook));
+        if let Some(path) = &path
+            && let Ok(pinned) = PinnedLink::from_pin(path)
+        {
+            let is_in_mode = xdp_program(&handle, hook.ifindex, mode).await?.is_some();
+            let link = XdpLink::try_from(FdLink::from(pinned)).ok().filter(|_| is_in_mode);
+            if let Some(link) = link
+                && let Ok(id) = program.attach_to_link(link)
+            {
+                // The pin keeps the link.
+                let link = program.take_link(id).context("aya lost a link")?;
+                return Ok(Held { attachment: attachment.clone(), way: Way::Xdp(link) });
+            }
+            Pins::remove(path)?;
+            // The kernel lets go of it a moment after its last pin and descriptor.
+            let gone = async {
+                while is_taken(&handle, hook.ifindex).await? {
+                    sleep(Duration::from_millis(2)).await;
+                }
+                anyhow::Ok(())
+            };
+            timeout(Duration::from_secs(1), gone).await.unwrap_or(Ok(()))?;
+        }
+        let flags = match mode {
+            Mode::Native => XdpMode::Driver,
+            Mode::Skb => XdpMode::Skb,
+        };
+        let id = program
+            .attach_to_if_index(hook.ifindex, flags)
+            .map_err(|error| refused(&device, mode, &error))?;
+        let link = program.take_link(id).context("aya lost a link")?;
+        let Some(path) = path else {
+            return Ok(Held { attachment: attachment.clone(), way: Way::Xdp(link) });
+        };
+        let link = FdLink::try_from(link).context("this kernel has no links of XDP, which came with 5.9")?;
+        let pinned = link.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
+        Ok(Held { attachment: attachment.clone(), way: Way::Pinned(pinned) })
+    }
+
+    /// Whether our program of XDP is what an interface runs in a mode.
+    pub(super) async fn runs_xdp(&mut self, ifindex: u32, mode: Mode) -> Result<bool> {
+        let handle = self.table.handle.clone();
+        let ours = self.xdp()?.info().context("cannot ask about a BPF program")?.id();
+        Ok(xdp_program(&handle, ifindex, mode).await? == Some(ours))
+    }
+}
+
+impl AttachmentTable {
+    /// The MTU of an interface; 0 where it is gone.
+    async fn mtu(&self, ifindex: u32) -> u32 {
+        let interfaces = interfaces(&self.handle).await.unwrap_or_default();
+        interfaces.get(&ifindex).map_or(0, |interface| interface.mtu)
+    }
+}
+
+/// Whether a device runs any program of XDP.
+async fn is_taken(handle: &Handle, ifindex: u32) -> Result<bool> {
+    let native = xdp_program(handle, ifindex, Mode::Native).await?;
+    Ok(native.is_some() || xdp_program(handle, ifindex, Mode::Skb).await?.is_some())
+}
+
 /// What attaching to a device came to.
-pub(super) fn refused(device: &Device, mode: Mode, error: &(dyn Error + 'static)) -> LoadError {
+fn refused(device: &Device, mode: Mode, error: &(dyn Error + 'static)) -> LoadError {
     let step = format!("attaching from_wire_xdp to {} in {} mode", device.name, mode.name());
     let Some((reason, advice)) = errno(error).and_then(|errno| explain(device, mode, errno)) else {
         return LoadError { advice: NO_MODE, ..LoadError::of(&step, error) };
