@@ -22,9 +22,9 @@ use crate::instance::Instance;
 use crate::lease::{LeaseAttrs, LeaseKey};
 use crate::netlink::{self, KernelEvents};
 use crate::network::Network;
-use crate::node::{Node, Underlay};
+use crate::node::Node;
 use crate::notify::Notify;
-use crate::startup::{Loaded, Loading};
+use crate::startup::Loaded;
 use crate::store::{Held, Rejected, Store, renewal_interval};
 use crate::subnet_env::SubnetEnv;
 use crate::tables::{Look, Tables};
@@ -105,8 +105,6 @@ struct Agent {
     mode_reason: String,
     /// Loading the programs.
     programs: Errand<'static, Result<Loaded>>,
-    /// What they are to be attached to.
-    loading_on: Underlay,
     store_name: String,
     /// Where the network config is written.
     config_place: String,
@@ -224,7 +222,7 @@ impl Agent {
                     due.passed(look, started, self.pause(look));
                     self.health.report(store, &mut report);
                 }
-                loaded = self.programs.done() => self.take_programs(loaded?, &mut due).await?,
+                loaded = self.programs.done() => self.take_programs(loaded?, &mut due),
                 ended = &mut self.connection => return Err(broken(ended)),
                 () = sleep_until(readvertise_at), if term.is_idle() && self.is_misadvertised() => {
                     readvertise_at = Instant::now() + LOOK_AGAIN;
@@ -263,21 +261,12 @@ impl Agent {
         serde_json::to_string(&self.facts()).unwrap_or_default()
     }
 
-    async fn take_programs(&mut self, loaded: Loaded, due: &mut Due) -> Result<()> {
-        let underlay = &self.node.underlay;
-        if loaded.fast_path.is_none() && self.loading_on != *underlay {
-            // The interface that they could not be attached to is not the one it was any more.
-            self.loading_on = underlay.clone();
-            let loading = Loading::begin(&self.handle, &self.args, &self.network).await?;
-            self.programs.begin(loading.finish(underlay.clone()));
-            return Ok(());
-        }
+    fn take_programs(&mut self, loaded: Loaded, due: &mut Due) {
         if loaded.fast_path.is_some() {
             info!("mode ebpf: {}", loaded.reason);
         }
         (self.tables.fast_path, self.mode_reason) = (loaded.fast_path, loaded.reason);
         due.for_events();
-        Ok(())
     }
 
     fn verify_anew(&mut self) {

@@ -7,10 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
-use ovl_common::{
-    ABI, Config, Encapsulation, IpKey, Mac, Port, Prefix, Program, Range, Remote, Travel, Tunnel as TunnelRow,
-};
-use regex_lite::Regex;
+use ovl_common::{IpKey, Port, Prefix, Program, Remote, Travel};
 use tracing::warn;
 
 use crate::backend::{Tunnel, bpf_prefix};
@@ -19,17 +16,20 @@ use crate::bpf::{
     Pins, PortTable, Pulse, RemoteTable, StateTable, counters, features, is_gone, prune_learned,
 };
 use crate::cli;
-use crate::conntrack::Timeouts;
-use crate::family::{ByFamily, Family};
-use crate::netlink::{Interface, has_ipsec_policies};
+use crate::family::ByFamily;
+use crate::netlink::has_ipsec_policies;
 use crate::node::{Node, Underlay};
 use crate::reconcile::{Known, Outcome, delete, put_missing};
 use crate::sysctl;
 use crate::table::Table as _;
 use crate::xdp::Choice;
 
+mod config;
+mod places;
 mod xdp;
 
+use places::hooks;
+pub use places::{Places, PodPort, pod_ports};
 use xdp::Xdp;
 
 /// How long the programs act without hearing from the agent. Whoever finds them acting later is looking at a bug.
@@ -67,17 +67,6 @@ pub struct Cluster<'a> {
     pub remotes_withheld: bool,
     /// This node's tunnels, by the family of their outer addresses.
     pub tunnels: &'a ByFamily<Tunnel>,
-}
-
-/// What the programs are to know of the node's interfaces.
-#[derive(Debug)]
-pub struct Places<'a> {
-    /// The pods' interfaces.
-    pub pods: &'a BTreeMap<u32, PodPort>,
-    /// The overlay devices: index and name.
-    pub overlay: &'a ByFamily<(u32, String)>,
-    /// The underlay device.
-    pub underlay: Option<&'a Interface>,
 }
 
 /// The fast path of this node.
@@ -391,120 +380,6 @@ impl FastPath {
             remotes.iter().filter(|(_, remote)| self.can_tunnel || remote.travel == Travel::Direct as u8);
         carried.map(|(prefix, remote)| (*prefix, *remote)).collect()
     }
-
-    fn config(&self, node: &Node, cluster: &Cluster<'_>, places: &Places<'_>) -> Config {
-        let (source_port_min, source_port_max) = sysctl::source_ports();
-        // Strictly only where every lease is known to the programs: the others' pods would be strangers.
-        let is_complete = self.can_tunnel && !cluster.nodes_unsure && !cluster.remotes_withheld;
-        let source_check = match self.policy.source_check {
-            cli::SourceCheck::Strict if !is_complete => ovl_common::SourceCheck::Loose,
-            cli::SourceCheck::Off => ovl_common::SourceCheck::Off,
-            cli::SourceCheck::Loose => ovl_common::SourceCheck::Loose,
-            cli::SourceCheck::Strict => ovl_common::SourceCheck::Strict,
-        };
-        let tunnel = |family| tunnel_row(family, node, cluster, places);
-        let local = |family| local_range(node.subnet(family));
-        // Conntrack does not see what is on the fast path, and must not forget it for that.
-        let verify_interval = Timeouts::read().verify_interval(self.policy.verify_interval);
-        Config {
-            abi: ABI,
-            fast_path: 0,
-            deadline: 0,
-            epoch: 0,
-            verified_for: u64::try_from(verify_interval.as_nanos()).unwrap_or(u64::MAX),
-            mark: self.policy.mark,
-            source_check: source_check as u32,
-            underlay: node.underlay.ifindex,
-            underlay_mtu: node.underlay.mtu,
-            source_port_min,
-            source_port_max,
-            carry_tcp: 0,
-            token: self.xdp.token(),
-            xdp_after_gro: u8::from(self.xdp.comes_after_gro()),
-            underlay_mac: places.underlay.map_or(Mac::default(), |interface| interface.mac),
-            reserved: [0; 4],
-            tunnel_v4: tunnel(Family::V4),
-            tunnel_v6: tunnel(Family::V6),
-            local_v4: local(Family::V4),
-            local_v6: local(Family::V6),
-        }
-    }
-}
-
-fn tunnel_row(family: Family, node: &Node, cluster: &Cluster<'_>, places: &Places<'_>) -> TunnelRow {
-    let (Some(tunnel), Some(address)) = (cluster.tunnels.get(family), node.underlay.addresses.get(family))
-    else {
-        return bytemuck::Zeroable::zeroed();
-    };
-    TunnelRow {
-        address: IpKey::from(*address),
-        device: places.overlay.get(family).map_or(0, |(ifindex, _)| *ifindex),
-        vni: tunnel.vni,
-        mtu: tunnel.mtu,
-        mac: tunnel.mac,
-        port: tunnel.port.to_be_bytes(),
-        encapsulation: Encapsulation::Vxlan as u8,
-        hop_limit: sysctl::hop_limit(family, &node.underlay.name),
-        reserved: [0; 2],
-    }
-}
-
-fn local_range(subnet: Option<IpNet>) -> Range {
-    subnet.map_or(Range::NONE, |subnet| {
-        let prefix = Prefix::new(subnet.addr(), subnet.prefix_len());
-        Range::new(prefix.address, prefix.bits)
-    })
-}
-
-/// A pod's host-side interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodPort {
-    /// Its name.
-    pub interface: String,
-    /// What the programs know of it.
-    pub port: Port,
-}
-
-/// The pods' interfaces: the ports of `bridge`, and what is no port of any and has a name that `pattern` matches, as CNI
-/// plugins without a bridge make them. They lead into another network namespace: one whose other end is in this very
-/// namespace is no pod, and the kernel would drop what is delivered to it.
-pub fn pod_ports(
-    interfaces: &BTreeMap<u32, Interface>,
-    bridge: &str,
-    pattern: Option<&Regex>,
-) -> BTreeMap<u32, PodPort> {
-    let bridge = interfaces.values().find(|interface| interface.name == bridge);
-    // What pods send their packets to: the bridge, or the interface's own end.
-    let gateway = |interface: &Interface| match interface.bridge {
-        Some(master) => bridge.filter(|bridge| bridge.ifindex == master).map(|bridge| bridge.mac),
-        None => pattern.filter(|pattern| pattern.is_match(&interface.name)).map(|_| interface.mac),
-    };
-    let veths = interfaces.values().filter(|interface| interface.veth && interface.peer_elsewhere);
-    let ports = veths.filter_map(|interface| {
-        let port = Port { gateway: gateway(interface)?, reserved: [0; 2] };
-        Some((interface.ifindex, PodPort { interface: interface.name.clone(), port }))
-    });
-    ports.collect()
-}
-
-/// Where which program belongs. Peers without a tunnel are reached past the overlay device.
-fn hooks(underlay: &Underlay, is_direct: bool, places: &Places<'_>) -> BTreeMap<Hook, Attachment> {
-    let mut hooks = BTreeMap::new();
-    let mut add = |ifindex: u32, program: Program, interface: &str| {
-        hooks.insert(Hook { ifindex, program }, Attachment::tc(interface));
-    };
-    add(underlay.ifindex, Program::FromWire, &underlay.name);
-    if is_direct {
-        add(underlay.ifindex, Program::ToOverlay, &underlay.name);
-    }
-    for (_, (ifindex, name)) in places.overlay.iter() {
-        add(*ifindex, Program::ToOverlay, name);
-    }
-    for (ifindex, pod) in places.pods {
-        add(*ifindex, Program::FromPod, &pod.interface);
-        add(*ifindex, Program::ToPod, &pod.interface);
-    }
-    hooks
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_coarse_ns`.
@@ -512,58 +387,4 @@ fn deadline() -> u64 {
     // A clock that cannot be read means a deadline in the past: the kernel path.
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
     u64::try_from((now + DEADLINE).as_nanos()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::testing::node;
-
-    fn interface(
-        ifindex: u32,
-        name: &str,
-        bridge: Option<u32>,
-        veth: bool,
-        peer_elsewhere: bool,
-    ) -> (u32, Interface) {
-        let mac = Mac([2, 0, 0, 0, 0, u8::try_from(ifindex).expect("small")]);
-        (
-            ifindex,
-            Interface {
-                ifindex,
-                name: name.into(),
-                mtu: 1450,
-                mac,
-                ethernet: true,
-                veth,
-                peer_elsewhere,
-                bridge,
-            },
-        )
-    }
-
-    #[test]
-    fn pods_are_the_bridges_veths_that_lead_elsewhere() {
-        let interfaces = BTreeMap::from([
-            interface(1, "cni0", None, false, false),
-            interface(2, "pod", Some(1), true, true),
-            interface(3, "both-ends-here", Some(1), true, false),
-            interface(4, "tap", Some(1), false, false),
-            interface(5, "other-bridge", Some(9), true, true),
-            interface(6, "cali6", None, true, true),
-            interface(7, "eth0", None, true, true),
-        ]);
-        let pods = pod_ports(&interfaces, "cni0", None);
-        assert_eq!(pods.keys().copied().collect::<Vec<_>>(), [2]);
-        assert_eq!(pods[&2].port.gateway, Mac([2, 0, 0, 0, 0, 1]), "the bridge is the gateway");
-        assert!(pod_ports(&interfaces, "cni9", None).is_empty());
-        let pattern = Regex::new("^(cali|other)").expect("a pattern");
-        let plain = pod_ports(&interfaces, "cni9", Some(&pattern));
-        assert_eq!(plain.keys().copied().collect::<Vec<_>>(), [6]);
-        assert_eq!(plain[&6].port.gateway, Mac([2, 0, 0, 0, 0, 6]), "it is its own gateway");
-        let overlay = ByFamily { v4: Some((8, "flannel.1".to_owned())), v6: None };
-        let places = Places { pods: &pods, overlay: &overlay, underlay: None };
-        assert_eq!(hooks(&node().underlay, false, &places).len(), 4);
-        assert_eq!(hooks(&node().underlay, true, &places).len(), 5);
-    }
 }

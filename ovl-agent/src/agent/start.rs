@@ -62,7 +62,6 @@ impl Agent {
         // Before anything is taken from the store: --strict may end it here.
         let is_settled = matches!(loading, Loading::None(_));
         let mut programs = Errand::idle();
-        let loading_on = underlay.clone();
         let loaded = if args.strict || is_settled {
             loading.finish(underlay.clone()).await?
         } else {
@@ -114,7 +113,6 @@ impl Agent {
             events: Arc::new(KernelEvents::past(port)),
             mode_reason: loaded.reason,
             programs,
-            loading_on,
             store_error: None,
             loss: None,
             own_news: 0,
