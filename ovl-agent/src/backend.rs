@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use ipnet::IpNet;
-use ovl_common::{Mac, Prefix};
+use ovl_common::{Encapsulation, Mac, Prefix};
 use tracing::warn;
 
 use crate::family::{ByFamily, Family};
@@ -19,13 +19,15 @@ use crate::view::View;
 
 mod direct;
 mod host_gw;
+mod ipip;
 mod rows;
 mod udp;
 mod vxlan;
 mod way;
 
 pub use host_gw::HostGw;
-pub use rows::{Desired, Route, RouteKey, TunDevice, VxlanDevice};
+pub use ipip::{Device as IpipDevice, Ipip};
+pub use rows::{Desired, IpTunnel, Route, RouteKey, TunDevice, VxlanDevice};
 pub use udp::Udp;
 pub use vxlan::Vxlan;
 pub use way::Way;
@@ -33,11 +35,15 @@ pub use way::Way;
 /// A tunnel that the BPF programs have to write and read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunnel {
-    /// Network identifier.
+    /// How packets look on the wire.
+    pub encapsulation: Encapsulation,
+    /// Whether programs do what the overlay device of such tunnels would do.
+    pub stand_in: bool,
+    /// Network identifier; 0 where there is none.
     pub vni: u32,
-    /// UDP port.
+    /// UDP port; 0 without UDP.
     pub port: u16,
-    /// This node's tunnel MAC.
+    /// This node's tunnel MAC; zero where it is none that peers know.
     pub mac: Mac,
     /// Largest inner IP packet, bytes.
     pub mtu: u32,
@@ -50,6 +56,8 @@ pub enum Backend {
     Vxlan(Vxlan),
     /// Routes through the peers.
     HostGw(HostGw),
+    /// IP in IP.
+    Ipip(Ipip),
     /// Bare packets in UDP.
     Udp(Udp),
     /// A lease and nothing else.
@@ -81,6 +89,7 @@ impl Backend {
         match self {
             Self::Vxlan(_) => Vxlan::NAME,
             Self::HostGw(_) => HostGw::NAME,
+            Self::Ipip(_) => Ipip::NAME,
             Self::Udp(_) => Udp::NAME,
             Self::Alloc => "alloc",
         }
@@ -89,7 +98,7 @@ impl Backend {
     /// The name in leases: flannel's alloc and udp write none.
     fn lease_type(&self) -> &'static str {
         match self {
-            Self::Vxlan(_) | Self::HostGw(_) => self.name(),
+            Self::Vxlan(_) | Self::HostGw(_) | Self::Ipip(_) => self.name(),
             Self::Udp(_) | Self::Alloc => "",
         }
     }
@@ -98,6 +107,7 @@ impl Backend {
     pub fn devices(&self) -> ByFamily<String> {
         match self {
             Self::Vxlan(vxlan) => vxlan.device_names(),
+            Self::Ipip(ipip) => ipip.device_names(),
             Self::Udp(udp) => udp.device_names(),
             Self::HostGw(_) | Self::Alloc => ByFamily::default(),
         }
@@ -109,20 +119,32 @@ impl Backend {
         let first = network.pools.iter().next().map(|(family, _)| family);
         match (self, first) {
             (Self::Vxlan(vxlan), Some(family)) => vxlan.device_name(family),
-            (Self::Vxlan(_) | Self::HostGw(_) | Self::Udp(_) | Self::Alloc, _) => network.name(),
+            (Self::Ipip(_), Some(family)) => Ipip::device_name(family),
+            (Self::Vxlan(_) | Self::Ipip(_) | Self::HostGw(_) | Self::Udp(_) | Self::Alloc, _) => {
+                network.name()
+            }
         }
     }
 
     /// Whether it matters which peers are on the same link.
     pub fn wants_on_link(&self) -> bool {
-        matches!(self, Self::Vxlan(vxlan) if vxlan.options.direct_routing)
+        match self {
+            Self::Vxlan(vxlan) => vxlan.options.direct_routing,
+            Self::Ipip(ipip) => ipip.options.direct_routing,
+            Self::HostGw(_) | Self::Udp(_) | Self::Alloc => false,
+        }
+    }
+
+    /// Whether nothing but programs carries packets here.
+    pub fn needs_programs(&self) -> bool {
+        matches!(self, Self::Ipip(ipip) if ipip.needs_programs())
     }
 
     /// What to tell the peers.
     pub fn attrs(&self, public_ips: &ByFamily<IpAddr>) -> LeaseAttrs {
         let data = match self {
             Self::Vxlan(vxlan) => vxlan.lease_data(),
-            Self::HostGw(_) | Self::Udp(_) | Self::Alloc => ByFamily::default(),
+            Self::HostGw(_) | Self::Ipip(_) | Self::Udp(_) | Self::Alloc => ByFamily::default(),
         };
         let ipv4 = public_ips.v4.and_then(|ip| if let IpAddr::V4(v4) = ip { Some(v4) } else { None });
         let ipv6 = public_ips.v6.and_then(|ip| if let IpAddr::V6(v6) = ip { Some(v6) } else { None });
@@ -159,8 +181,10 @@ impl Backend {
         if let Self::Vxlan(vxlan) = self {
             vxlan.check_names()?;
         }
+        if let Self::HostGw(_) | Self::Ipip(_) = self {
+            way::check_routes(self.name(), network, public_ips)?;
+        }
         if let Self::HostGw(_) = self {
-            way::check_routes(network, public_ips)?;
             for (family, public_ip) in public_ips.iter() {
                 let own = underlay.addresses.get(family);
                 ensure!(
@@ -179,6 +203,7 @@ impl Backend {
     pub fn mtu(&self, underlay: &Underlay) -> u32 {
         match self {
             Self::Vxlan(vxlan) => vxlan.narrowest(underlay.mtu),
+            Self::Ipip(_) => Ipip::narrowest(underlay),
             Self::Udp(_) => Udp::narrowest(underlay),
             Self::HostGw(_) | Self::Alloc => underlay.mtu,
         }
@@ -188,6 +213,7 @@ impl Backend {
     pub fn tunnels(&self, underlay_mtu: u32) -> ByFamily<Tunnel> {
         match self {
             Self::Vxlan(vxlan) => vxlan.tunnels(underlay_mtu),
+            Self::Ipip(ipip) => ipip.tunnels(underlay_mtu),
             Self::HostGw(_) | Self::Udp(_) | Self::Alloc => ByFamily::default(),
         }
     }
@@ -198,6 +224,7 @@ impl Backend {
         let here = self.here(node, on_link);
         match self {
             Self::Vxlan(vxlan) => vxlan.own_rows(node, &mut desired),
+            Self::Ipip(ipip) => ipip.own_rows(node, &mut desired),
             Self::Udp(udp) => udp.own_rows(node, network, &mut desired),
             Self::HostGw(_) | Self::Alloc => {}
         }
@@ -214,6 +241,10 @@ impl Backend {
                 let Some(subnet) = key.subnet(family) else { continue };
                 let programmed = self.peer(*range, subnet, attrs, &here).and_then(|peer| match self {
                     Self::Vxlan(vxlan) => vxlan.peer_rows(&peer, &here, &mut desired),
+                    Self::Ipip(_) => {
+                        Ipip::peer_rows(&peer, &here, &mut desired);
+                        Ok(())
+                    }
                     Self::Udp(_) => {
                         Udp::peer_rows(&peer, &mut desired);
                         Ok(())
@@ -248,6 +279,10 @@ impl Backend {
             Self::Vxlan(vxlan) => {
                 let devices = Family::ALL.map(|family| vxlan.device_name(family).into());
                 devices.into_iter().chain(vxlan.options.direct_routing.then(underlay)).collect()
+            }
+            Self::Ipip(ipip) => {
+                let devices = Family::ALL.map(|family| Ipip::device_name(family).into());
+                devices.into_iter().chain(ipip.options.direct_routing.then(underlay)).collect()
             }
             Self::HostGw(_) => BTreeSet::from([underlay()]),
             // Flannel's device takes its routes along, and has none to peers.

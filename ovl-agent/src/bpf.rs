@@ -9,6 +9,7 @@ mod flows;
 mod load;
 mod maps;
 pub(crate) mod pins;
+mod programs;
 mod trial;
 
 pub use attach::{Attaching, Attachment, AttachmentTable, Hook, TcAttach, TcxOrder, is_gone};
@@ -17,4 +18,5 @@ pub use flows::FlowMap;
 pub use load::{DataPlane, LoadError, ObjectSource};
 pub use maps::{Abi, NodeTable, PortTable, Pulse, RemoteTable, StateTable, pinned_config, prune_learned};
 pub use pins::Pins;
+pub use programs::{Programs, name as program_name};
 pub(crate) use trial::Trial;

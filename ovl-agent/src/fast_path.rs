@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
-use ovl_common::{IpKey, Port, Prefix, Program, Remote, Travel};
+use ovl_common::{Encapsulation, IpKey, Port, Prefix, Program, Remote, Travel};
 use tracing::warn;
 
 use crate::backend::{Tunnel, bpf_prefix};
@@ -34,6 +34,11 @@ use xdp::Xdp;
 
 /// How long the programs act without hearing from the agent. Whoever finds them acting later is looking at a bug.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+const LACKS_VXLAN: &str =
+    "this kernel cannot mark a packet as VXLAN's for GSO (BPF_F_ADJ_ROOM_ENCAP_L2_ETH, since 5.13)";
+const LACKS_IPIP: &str =
+    "this kernel cannot mark a packet as a tunnel's for GSO (BPF_F_ADJ_ROOM_NO_CSUM_RESET, since 5.8)";
 
 /// What the command line says of the fast path.
 #[derive(Clone, Debug)]
@@ -70,14 +75,13 @@ pub struct Cluster<'a> {
 }
 
 /// The fast path of this node.
-#[expect(clippy::struct_excessive_bools, reason = "four facts that have nothing to do with each other")]
 pub struct FastPath {
     plane: DataPlane,
     attachments: AttachmentTable,
     policy: Policy,
     pins: Option<Pins>,
-    /// Whether this kernel makes room for a tunnel as GSO wants it.
-    can_tunnel: bool,
+    /// What this kernel lacks to make room for a tunnel as GSO wants it.
+    lacking: Option<&'static str>,
     carry_tcp: bool,
     /// Whether IPsec policies make every packet the kernel's.
     has_ipsec: bool,
@@ -107,6 +111,7 @@ impl FastPath {
     pub fn load(
         mut attachments: AttachmentTable,
         source: &ObjectSource,
+        encapsulation: Encapsulation,
         policy: Policy,
         overlay: &str,
     ) -> Result<Self, LoadError> {
@@ -118,15 +123,18 @@ impl FastPath {
             }
             Err(error) => return Err(error),
         };
-        let mut plane = DataPlane::load(source, policy.max_flows, pins.as_ref())?;
+        let mut plane = DataPlane::load(source, encapsulation, policy.max_flows, pins.as_ref())?;
         if let Some(pins) = &pins {
             attachments.pin_in(pins.clone());
         }
-        let can_tunnel = features::takes_room(&mut plane.programs, 50, features::ENCAP_VXLAN).unwrap_or(true);
-        if !can_tunnel {
+        let (bytes, flags, lacks) = match encapsulation {
+            Encapsulation::None | Encapsulation::Vxlan => (50, features::ENCAP_VXLAN, LACKS_VXLAN),
+            Encapsulation::Ipip => (20, features::ENCAP_IPIP, LACKS_IPIP),
+        };
+        let lacking = (plane.programs.take_room(bytes, flags) == Some(false)).then_some(lacks);
+        if let Some(lacks) = lacking {
             warn!(
-                "this kernel cannot mark a packet as VXLAN's for GSO (BPF_F_ADJ_ROOM_ENCAP_L2_ETH, since 5.13): peers \
-                 behind a tunnel are reached on the kernel path, those on the same link on the fast path"
+                "{lacks}: peers behind a tunnel are reached on the kernel path, those on the same link on the fast path"
             );
         }
         // What changed while nobody looked is unknown: flows are verified anew.
@@ -138,7 +146,7 @@ impl FastPath {
             attachments,
             policy,
             pins,
-            can_tunnel,
+            lacking,
             carry_tcp: true,
             has_ipsec: false,
             have_pods_left: false,
@@ -204,9 +212,9 @@ impl FastPath {
         &self.policy
     }
 
-    /// Whether this kernel lets programs wrap packets for a tunnel.
-    pub fn can_tunnel(&self) -> bool {
-        self.can_tunnel
+    /// What this kernel lacks to let programs wrap packets for a tunnel.
+    pub fn lacking(&self) -> Option<&'static str> {
+        self.lacking
     }
 
     /// Every counter that is not zero.
@@ -273,7 +281,7 @@ impl FastPath {
             Some("the fast path is off")
         } else if cluster.tunnels.iter().next().is_none() {
             Some("there is no tunnel to strip")
-        } else if !self.can_tunnel {
+        } else if self.lacking.is_some() {
             Some("the fast path carries no tunnels on this kernel")
         } else {
             None
@@ -376,8 +384,9 @@ impl FastPath {
 
     /// The peers that the programs can reach.
     fn carried(&self, remotes: &BTreeMap<Prefix, Remote>) -> BTreeMap<Prefix, Remote> {
-        let carried =
-            remotes.iter().filter(|(_, remote)| self.can_tunnel || remote.travel == Travel::Direct as u8);
+        let carried = remotes
+            .iter()
+            .filter(|(_, remote)| self.lacking.is_none() || remote.travel == Travel::Direct as u8);
         carried.map(|(prefix, remote)| (*prefix, *remote)).collect()
     }
 }

@@ -34,6 +34,8 @@ pub enum BackendConfig {
     Vxlan(VxlanOptions),
     /// Routes through the peers.
     HostGw,
+    /// IP in IP.
+    Ipip(IpipOptions),
     /// Bare packets in UDP, carried by the agent itself.
     Udp(UdpOptions),
     /// A lease and nothing else: somebody else moves the packets.
@@ -64,6 +66,13 @@ impl Default for VxlanOptions {
     }
 }
 
+/// Options of the ipip backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IpipOptions {
+    /// Whether peers on the same link are routed to without a tunnel.
+    pub direct_routing: bool,
+}
+
 /// Options of the udp backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UdpOptions {
@@ -82,7 +91,7 @@ const MAX_VNI: u32 = 9_999_999;
 const MAX_VNI_IPV6: u32 = 9_999;
 
 /// Backends of flannel that this version lacks.
-const ABSENT: [&str; 5] = ["ipip", "wireguard", "ipsec", "extension", "tencent-vpc"];
+const ABSENT: [&str; 4] = ["wireguard", "ipsec", "extension", "tencent-vpc"];
 
 impl Network {
     /// Reads and checks a config.
@@ -187,13 +196,16 @@ fn backend(fields: &Fields, ipv6: bool) -> Result<BackendConfig> {
         );
         return Ok(BackendConfig::Udp(UdpOptions::default()));
     };
-    let kind: String = options
-        .get("Type")
-        .context("in Backend")?
-        .context("Backend.Type is missing; write \"Type\": \"vxlan\", \"host-gw\", \"udp\" or \"alloc\"")?;
+    let kind: String = options.get("Type").context("in Backend")?.context(
+        "Backend.Type is missing; write \"Type\": \"vxlan\", \"host-gw\", \"ipip\", \"udp\" or \"alloc\"",
+    )?;
     match kind.to_lowercase().as_str() {
         "vxlan" => Ok(BackendConfig::Vxlan(vxlan(&options, ipv6).context("in Backend")?)),
         "host-gw" => Ok(BackendConfig::HostGw),
+        "ipip" => {
+            let direct_routing = options.get("DirectRouting").context("in Backend")?.unwrap_or(false);
+            Ok(BackendConfig::Ipip(IpipOptions { direct_routing }))
+        }
         "udp" => {
             let default = UdpOptions::default();
             let port = options.get("Port").context("in Backend")?.filter(|port| *port != 0);
@@ -202,10 +214,10 @@ fn backend(fields: &Fields, ipv6: bool) -> Result<BackendConfig> {
         "alloc" => Ok(BackendConfig::Alloc),
         other if ABSENT.contains(&other) => {
             bail!(
-                "Backend.Type '{other}' is one of flannel's that this version lacks; it has vxlan, host-gw, udp, alloc"
+                "Backend.Type '{other}' is one of flannel's that this version lacks; it has vxlan, host-gw, ipip, udp, alloc"
             )
         }
-        _ => bail!("Backend.Type '{kind}' is not one of: vxlan, host-gw, udp, alloc"),
+        _ => bail!("Backend.Type '{kind}' is not one of: vxlan, host-gw, ipip, udp, alloc"),
     }
 }
 
@@ -329,6 +341,14 @@ mod tests {
         ];
         for (text, port) in table {
             assert_eq!(parse(text).backend, BackendConfig::Udp(UdpOptions { port }), "{text}");
+        }
+    }
+
+    #[test]
+    fn ipip_has_one_option() {
+        for (options, direct_routing) in [("", false), (r#","DirectRouting":true,"MTU":1400"#, true)] {
+            let text = format!(r#"{{"Network":"10.1.0.0/16","Backend":{{"Type":"ipip"{options}}}}}"#);
+            assert_eq!(parse(&text).backend, BackendConfig::Ipip(IpipOptions { direct_routing }), "{text}");
         }
     }
 

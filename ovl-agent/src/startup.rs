@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
-use ovl_common::Mac;
+use ovl_common::{Encapsulation, Mac};
 use rtnetlink::Handle;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::{debug, error, info, warn};
 
-use crate::backend::{Backend, HostGw, Udp, Vxlan};
+use crate::backend::{Backend, HostGw, Ipip, IpipDevice, Udp, Vxlan};
 use crate::bpf::{AttachmentTable, LoadError, ObjectSource, Pins};
 use crate::cli::{self, Mode, RunArgs};
 use crate::facts::Facts;
 use crate::family::{ByFamily, Family};
 use crate::fast_path::{FastPath, Policy};
 use crate::lease::{BackendData, LeaseAttrs};
-use crate::netlink::DeviceTable;
+use crate::netlink::{DeviceTable, has_ip_tunnel};
 use crate::network::{BackendConfig, Network};
 use crate::node::Underlay;
 use crate::store::{Held, Store, StoreError};
@@ -127,11 +127,19 @@ pub async fn backend(
     network: &Network,
     underlay: &Underlay,
     remembered: &ByFamily<BackendData>,
+    mode: Mode,
 ) -> Result<Backend> {
     match &network.backend {
         BackendConfig::HostGw => Ok(Backend::HostGw(HostGw)),
         BackendConfig::Udp(options) => Ok(Backend::Udp(Udp { options: options.clone() })),
         BackendConfig::Alloc => Ok(Backend::Alloc),
+        BackendConfig::Ipip(options) => {
+            let mut devices = ByFamily::default();
+            for (family, _) in underlay.addresses.iter() {
+                devices.set(family, Some(ipip_device(handle, family, mode).await?));
+            }
+            Ok(Backend::Ipip(Ipip { options: options.clone(), devices }))
+        }
         BackendConfig::Vxlan(options) => {
             let macs = underlay.addresses.map(|_, _| Mac::default());
             let mut vxlan = Vxlan { options: options.clone(), macs, zero_checksums: true };
@@ -145,6 +153,32 @@ pub async fn backend(
                 }
             }
             Ok(Backend::Vxlan(vxlan))
+        }
+    }
+}
+
+/// The kernel's device where there is one, else what programs can stand in for.
+async fn ipip_device(handle: &Handle, family: Family, mode: Mode) -> Result<IpipDevice> {
+    let (kind, module) = match family {
+        Family::V4 => ("ipip", "ipip"),
+        Family::V6 => ("ip6tnl", "ip6_tunnel"),
+    };
+    match has_ip_tunnel(handle, family).await {
+        Ok(true) => Ok(IpipDevice::Kernel),
+        Ok(false) if mode == Mode::Kernel => bail!(
+            "this kernel has no {kind} devices, and --mode kernel has nothing else to carry IP in IP over {family}: \
+             `modprobe {module}`, or let programs carry it with --mode ebpf"
+        ),
+        Ok(false) => {
+            info!(
+                "this kernel has no {kind} devices (`modprobe {module}` finds none): programs stand in for them"
+            );
+            Ok(IpipDevice::StandIn)
+        }
+        // Making the device will say what is wrong.
+        Err(errno) => {
+            debug!("cannot ask for {kind} devices: {}", std::io::Error::from_raw_os_error(errno));
+            Ok(IpipDevice::Kernel)
         }
     }
 }
@@ -167,6 +201,10 @@ pub async fn lease<S: Store>(
     insist("take a lease", progress, async || store.acquire(network, attrs, previous).await).await
 }
 
+const NOTHING_ELSE: &str =
+    "this kernel has no device for IP in IP, and eBPF, which could stand in for it, does not work here";
+const NEEDED_ADVICE: &str = "`modprobe ipip` (ip6_tunnel over IPv6), or choose another backend";
+
 /// The fast path, or why there is none.
 pub struct Loaded {
     /// The fast path, where it works.
@@ -186,6 +224,8 @@ pub enum Loading {
         loading: JoinHandle<Result<FastPath, LoadError>>,
         /// Whether the backend has a tunnel.
         has_tunnel: bool,
+        /// Whether nothing else carries packets.
+        is_needed: bool,
         /// `--fast-path off`.
         is_off: bool,
         /// `--strict`.
@@ -198,7 +238,12 @@ impl Loading {
     ///
     /// # Errors
     /// Where they are not wanted and `--strict` says that this is an error.
-    pub async fn begin(handle: &Handle, args: &RunArgs, network: &Network) -> Result<Self> {
+    pub async fn begin(
+        handle: &Handle,
+        args: &RunArgs,
+        network: &Network,
+        backend: &Backend,
+    ) -> Result<Self> {
         let name = network.name();
         let attachments = AttachmentTable::new(handle.clone(), args.tc_attach, args.tcx_order, &name);
         if args.mode == Mode::Kernel {
@@ -208,7 +253,7 @@ impl Loading {
         let reason = match &network.backend {
             BackendConfig::Udp(_) => Some("the udp backend carries packets in the agent, not in programs"),
             BackendConfig::Alloc => Some("the alloc backend leaves the packets to others"),
-            BackendConfig::Vxlan(_) | BackendConfig::HostGw => None,
+            BackendConfig::Vxlan(_) | BackendConfig::HostGw | BackendConfig::Ipip(_) => None,
         };
         if let Some(reason) = reason {
             ensure!(!args.strict, "{reason}, and --strict is set");
@@ -217,9 +262,17 @@ impl Loading {
         }
         let source = args.bpf_object.clone().map_or(ObjectSource::Embedded, ObjectSource::File);
         let policy = policy(args);
+        let encapsulation = match &network.backend {
+            BackendConfig::Vxlan(_) => Encapsulation::Vxlan,
+            BackendConfig::Ipip(_) => Encapsulation::Ipip,
+            BackendConfig::HostGw | BackendConfig::Udp(_) | BackendConfig::Alloc => Encapsulation::None,
+        };
         Ok(Self::Begun {
-            loading: spawn_blocking(move || FastPath::load(attachments, &source, policy, &name)),
-            has_tunnel: matches!(network.backend, BackendConfig::Vxlan(_)),
+            loading: spawn_blocking(move || {
+                FastPath::load(attachments, &source, encapsulation, policy, &name)
+            }),
+            has_tunnel: encapsulation != Encapsulation::None,
+            is_needed: backend.needs_programs(),
             is_off: args.fast_path == cli::FastPath::Off,
             is_strict: args.strict,
         })
@@ -230,10 +283,10 @@ impl Loading {
     /// # Errors
     /// Where they don't work and `--strict` says that this is an error.
     pub async fn finish(self, underlay: Underlay) -> Result<Loaded> {
-        let (loading, has_tunnel, is_off, is_strict) = match self {
+        let (loading, has_tunnel, is_needed, is_off, is_strict) = match self {
             Self::None(reason) => return Ok(Loaded { fast_path: None, reason }),
-            Self::Begun { loading, has_tunnel, is_off, is_strict } => {
-                (loading, has_tunnel, is_off, is_strict)
+            Self::Begun { loading, has_tunnel, is_needed, is_off, is_strict } => {
+                (loading, has_tunnel, is_needed, is_off, is_strict)
             }
         };
         let started = async {
@@ -244,10 +297,10 @@ impl Loading {
         match started.await {
             Ok(fast_path) => {
                 let mut reason = format!("programs loaded, attached by {}", fast_path.attached_by());
-                if !fast_path.can_tunnel() && has_tunnel {
-                    reason.push_str(
-                        "; tunnels on the kernel path: this kernel lacks BPF_F_ADJ_ROOM_ENCAP_L2_ETH (5.13)",
-                    );
+                if let Some(lacking) = fast_path.lacking().filter(|_| has_tunnel) {
+                    ensure!(!is_needed, "{NOTHING_ELSE}: {lacking}; {NEEDED_ADVICE}");
+                    reason.push_str("; tunnels on the kernel path: ");
+                    reason.push_str(lacking);
                 }
                 if is_off {
                     info!(
@@ -256,6 +309,7 @@ impl Loading {
                 }
                 Ok(Loaded { fast_path: Some(fast_path), reason })
             }
+            Err(error) if is_needed => bail!("{NOTHING_ELSE}: {error:#}; {NEEDED_ADVICE}"),
             Err(error) if is_strict => bail!("eBPF does not work here and --strict is set: {error:#}"),
             Err(error) => {
                 // Programs that an earlier agent left, if any, leave everything to the kernel once their deadline is

@@ -14,7 +14,7 @@ use crate::family::{ByFamily, Family};
 use crate::fast_path::{Cluster, FastPath, Places};
 use crate::instance::Instance;
 use crate::netlink::{
-    AddressTable, DeviceTable, FdbTable, NeighbourTable, RouteTable, left_by_flannel, left_in,
+    AddressTable, DeviceTable, FdbTable, IpTunnelTable, NeighbourTable, RouteTable, left_by_flannel, left_in,
 };
 use crate::network::Network;
 use crate::node::Node;
@@ -26,6 +26,7 @@ use crate::udp::{Surroundings, UdpPath};
 pub struct Tables {
     handle: Handle,
     devices: Own<DeviceTable>,
+    ip_tunnels: Own<IpTunnelTable>,
     addresses: Own<AddressTable>,
     neighbours: Own<NeighbourTable>,
     fdb: Own<FdbTable>,
@@ -91,10 +92,17 @@ impl Tables {
     pub fn new(handle: &Handle, backend: &Backend, network: &Network) -> Self {
         let (devices, ranges) = (backend.devices(), network.ranges());
         let alias = format!("ovl {}", network.name());
-        let tun = if let Backend::Udp(_) = backend { devices.v4.clone() } else { None };
+        let (mut vxlans, mut ip_tunnels, mut tun) = (ByFamily::default(), ByFamily::default(), None);
+        match backend {
+            Backend::Vxlan(_) => vxlans = devices.clone(),
+            Backend::Ipip(_) => ip_tunnels = devices.clone(),
+            Backend::Udp(_) => tun = devices.v4.clone(),
+            Backend::HostGw(_) | Backend::Alloc => {}
+        }
         Self {
             handle: handle.clone(),
-            devices: Own::new(DeviceTable::new(handle.clone(), alias.clone(), devices.clone())),
+            devices: Own::new(DeviceTable::new(handle.clone(), alias.clone(), vxlans)),
+            ip_tunnels: Own::new(IpTunnelTable::new(handle.clone(), alias.clone(), ip_tunnels)),
             addresses: Own::new(AddressTable::new(handle.clone(), devices.clone(), ranges)),
             neighbours: Own::new(NeighbourTable::new(handle.clone(), devices.clone(), ranges)),
             fdb: Own::new(FdbTable::new(handle.clone(), devices)),
@@ -124,6 +132,7 @@ impl Tables {
         let around = Surroundings { nodes: cluster.nodes, nodes_unsure: cluster.nodes_unsure, check };
         let tuns = self.udp.make(node, desired, &around, out).await;
         let devices = put(&mut self.devices, &desired.devices, out).await;
+        let ip_tunnels = put(&mut self.ip_tunnels, &desired.ip_tunnels, out).await;
         if out.put > 0 {
             // What hung on a device that was made anew went with the old one.
             self.doubt();
@@ -145,6 +154,7 @@ impl Tables {
         take(&mut self.fdb, &unwanted.fdb, out).await;
         take(&mut self.neighbours, &unwanted.neighbours, out).await;
         take(&mut self.addresses, &unwanted.addresses, out).await;
+        take(&mut self.ip_tunnels, &ip_tunnels, out).await;
         take(&mut self.devices, &devices, out).await;
         self.udp.remove(&tuns, out).await;
         outcome
@@ -192,14 +202,12 @@ impl Tables {
     /// What to say of each table.
     pub fn reports(&self) -> Vec<Report> {
         let udp = self.udp.reports();
-        let others = [
-            self.devices.report(),
-            self.addresses.report(),
-            self.neighbours.report(),
-            self.fdb.report(),
-            self.routes.report(),
-        ];
-        udp.into_iter().chain(others).collect()
+        // The devices of a kind that the backend has not are looked after all the same, and nothing to speak of.
+        let devices = [self.devices.report(), self.ip_tunnels.report()];
+        let devices = devices.into_iter().filter(|report| report.rows > 0 || report.name == "device");
+        let others =
+            [self.addresses.report(), self.neighbours.report(), self.fdb.report(), self.routes.report()];
+        udp.into_iter().chain(devices).chain(others).collect()
     }
 
     /// What is unwanted without the rows of peers whose leases cannot be read: what is there of them stays.
@@ -225,6 +233,7 @@ impl Tables {
     fn doubt(&mut self) {
         self.udp.doubt();
         self.devices.known.doubt();
+        self.ip_tunnels.known.doubt();
         self.addresses.known.doubt();
         self.neighbours.known.doubt();
         self.fdb.known.doubt();

@@ -66,20 +66,25 @@ pub struct Tunnel {
     pub address: IpKey,
     /// Interface index of the overlay device.
     pub device: u32,
-    /// VXLAN network identifier, 0 to 2^24-1.
+    /// VXLAN network identifier, 0 to 2^24-1; 0 of other tunnels.
     pub vni: u32,
     /// Largest inner IP packet in bytes that fits: the overlay device's MTU.
     pub mtu: u32,
-    /// This node's own tunnel MAC: the inner source we write, the inner destination we accept.
+    /// MAC of the overlay device, zero where it has none. Of VXLAN it is the inner source we write, the inner destination we
+    /// accept.
     pub mac: Mac,
-    /// UDP destination port, network byte order.
+    /// UDP destination port, network byte order; 0 of tunnels without UDP.
     pub port: [u8; 2],
     /// An [`Encapsulation`].
     pub encapsulation: u8,
-    /// TTL or hop limit of outer headers, 1 to 255 (`net.ipv4.ip_default_ttl`, `net.ipv6.conf.*.hop_limit`).
+    /// TTL or hop limit of outer headers, 1 to 255 (`net.ipv4.ip_default_ttl`, `net.ipv6.conf.*.hop_limit`); without UDP they
+    /// have the inner packet's.
     pub hop_limit: u8,
+    /// 1 where the overlay device only stands in for a tunnel device that the kernel lacks: what is sent by it is wrapped by
+    /// the programs, and what comes out of the tunnel is handed to it, whether or not the agent is alive.
+    pub stand_in: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: [u8; 1],
 }
 
 const _: () = assert!(size_of::<Tunnel>() == 40);
@@ -145,6 +150,8 @@ pub enum Encapsulation {
     None = 0,
     /// VXLAN (RFC 7348).
     Vxlan = 1,
+    /// An outer IP header and nothing else (RFC 2003, RFC 2473).
+    Ipip = 2,
 }
 
 #[cfg(test)]

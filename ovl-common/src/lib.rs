@@ -29,4 +29,4 @@ pub use trace::{Action, Event, HEAD, Trace, Traced};
 /// Raised by one whenever a type in this crate changes its meaning or layout.
 ///
 /// The agent writes it into [`Config`]; a program that finds another number passes every packet to the kernel.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;

@@ -63,6 +63,8 @@ pub enum Travel {
     Direct = 0,
     /// In VXLAN.
     Vxlan = 1,
+    /// In IP.
+    Ipip = 2,
 }
 
 /// What the agent knows of a pod's host-side interface.

@@ -68,11 +68,14 @@ pub enum Action {
     Strip = 4,
     /// Stripped, and handed to the overlay device as the tunnel's payload.
     Return = 5,
+    /// Wrapped and sent out of the underlay device for the kernel, which has no device for the tunnel.
+    Wrap = 6,
 }
 
 impl Action {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 6] = [Self::Pass, Self::Drop, Self::Send, Self::Deliver, Self::Strip, Self::Return];
+    pub const ALL: [Self; 7] =
+        [Self::Pass, Self::Drop, Self::Send, Self::Deliver, Self::Strip, Self::Return, Self::Wrap];
 
     /// The word for it.
     pub const fn name(self) -> &'static str {
@@ -83,6 +86,7 @@ impl Action {
             Self::Deliver => "deliver",
             Self::Strip => "strip",
             Self::Return => "return",
+            Self::Wrap => "wrap",
         }
     }
 }

@@ -17,6 +17,10 @@ pub const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 pub const ICMP: u8 = 1;
 /// IP protocol number of ICMPv6.
 pub const ICMPV6: u8 = 58;
+/// IP protocol number of IPv4 in IP.
+pub const IPIP: u8 = 4;
+/// IP protocol number of IPv6 in IP.
+pub const IPV6_IN_IP: u8 = 41;
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.

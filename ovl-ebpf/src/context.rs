@@ -5,6 +5,8 @@
     reason = "the kernel's helpers take and return C integers; every number here is small"
 )]
 
+use core::marker::PhantomData;
+
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
@@ -18,10 +20,10 @@ use aya_ebpf::helpers::generated::{
     bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_load_bytes, bpf_skb_pull_data,
 };
 use bytemuck::{AnyBitPattern, NoUninit};
-use ovl_common::wire::UDP;
 use ovl_common::{HEAD, IpKey, Reason};
 use ovl_ebpf::ip::{Family, IpHeader};
-use ovl_ebpf::packet::{Bytes, IP, Packet, tunnel_length};
+use ovl_ebpf::packet::{Bytes, IP, Packet};
+use ovl_ebpf::tunnel::Tunnel;
 
 use crate::show::Shown;
 
@@ -32,13 +34,12 @@ const PACKET_HOST: u32 = 0;
 /// Inner Ethernet header.
 const INNER_L2: u64 = 14;
 
-/// Room for outer headers in front of the inner frame, told so that GSO and offloads know the packet for a tunnel's.
-/// `FIXED_GSO`: the sender's segment size already allows for the tunnel. `NO_CSUM_RESET`: the inner checksum's state
-/// stays what it is.
-const PUSH: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO
-    | BPF_F_ADJ_ROOM_NO_CSUM_RESET
-    | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
-    | BPF_F_ADJ_ROOM_ENCAP_L2_ETH) as u64
+/// Room for outer headers, told so that GSO and offloads know the packet for a tunnel's. `FIXED_GSO`: the sender's segment
+/// size already allows for the tunnel. `NO_CSUM_RESET`: the inner checksum's state stays what it is.
+const PUSH: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
+/// The same in front of UDP and an inner frame. Without it there is only an outer header.
+const PUSH_VXLAN: u64 = PUSH
+    | (BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH) as u64
     | (INNER_L2 << BPF_ADJ_ROOM_ENCAP_L2_SHIFT);
 
 /// Without `FIXED_GSO` the kernel would add the tunnel's bytes to the segment size.
@@ -71,15 +72,20 @@ struct NextHop {
     words: [u64; 2],
 }
 
-/// The packet a tc program was called for.
-pub(crate) struct Skb {
+/// The packet a tc program was called for, of a network with tunnels of kind `K`, on a device whose packets have `L2` bytes
+/// in front of the IP header: an Ethernet header, or nothing on the kernel's tunnel devices of IP.
+pub(crate) struct Skb<K, const L2: usize = IP> {
     context: *mut __sk_buff,
+    kind: PhantomData<K>,
 }
 
-impl Skb {
+impl<K, const L2: usize> Skb<K, L2> {
+    /// What is missing in front of the packet.
+    const MISSING: usize = IP - L2;
+
     /// Takes the pointer that the kernel hands to a tc program, for the length of that call.
     pub(crate) fn new(context: *mut __sk_buff) -> Self {
-        Self { context }
+        Self { context, kind: PhantomData }
     }
 
     #[inline(always)]
@@ -91,12 +97,13 @@ impl Skb {
     /// The address of `size` bytes at `offset`, checked in the form the verifier understands.
     #[inline(always)]
     fn pointer(&self, offset: usize, size: usize) -> Result<usize, Reason> {
+        let Some(offset) = offset.checked_sub(Self::MISSING) else { return Err(Reason::NotIp) };
         let start = self.context().data as usize + offset;
         if start + size > self.context().data_end as usize { Err(Reason::Short) } else { Ok(start) }
     }
 }
 
-impl Shown for Skb {
+impl<K, const L2: usize> Shown for Skb<K, L2> {
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         self.context().ifindex
@@ -117,11 +124,13 @@ impl Shown for Skb {
         let to = to.as_mut_ptr().cast();
         // SAFETY: there is room, and the context is valid; the packet need not be linear. Where it is shorter, the
         // kernel writes zeros.
-        unsafe { bpf_skb_load_bytes(self.context.cast(), IP as u32, to, length as u32) == 0 }
+        unsafe { bpf_skb_load_bytes(self.context.cast(), L2 as u32, to, length as u32) == 0 }
     }
 }
 
-impl Bytes for Skb {
+impl<K: Tunnel, const L2: usize> Bytes for Skb<K, L2> {
+    type Tunnel = K;
+
     #[inline(always)]
     fn at<T: AnyBitPattern>(&self, offset: usize) -> Result<&T, Reason> {
         const { assert!(align_of::<T>() == 1) };
@@ -140,7 +149,7 @@ impl Bytes for Skb {
 
     #[inline(always)]
     fn length(&self) -> usize {
-        self.context().len as usize
+        self.context().len as usize + Self::MISSING
     }
 
     #[inline(always)]
@@ -159,21 +168,24 @@ impl Bytes for Skb {
             (Family::V4, Family::V6) => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
             (Family::V6, Family::V4) => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
         };
-        let (room, flags) = (-(tunnel_length::<O>() as i32), POP | u64::from(family));
+        let (room, flags) = (-(K::length::<O>() as i32), POP | u64::from(family));
         // SAFETY: the context is valid; no reference into the packet is alive.
         let error = unsafe { bpf_skb_adjust_room(self.context, room, BPF_ADJ_ROOM_MAC, flags) };
         if error != 0 {
             return Err(Reason::NoRoom);
         }
-        self.lower_checksum_level();
+        if K::IS_SUMMED {
+            self.lower_checksum_level();
+        }
         Ok(())
     }
 }
 
-impl Packet for Skb {
+impl<K: Tunnel, const L2: usize> Packet for Skb<K, L2> {
     #[inline(always)]
     fn make_linear(&mut self, bytes: usize) {
-        if self.pointer(0, bytes).is_err() {
+        if self.pointer(Self::MISSING, bytes - Self::MISSING).is_err() {
+            let bytes = bytes - Self::MISSING;
             let length = self.context().len;
             let bytes = if (bytes as u32) < length { bytes as u32 } else { length };
             // SAFETY: the context is valid; no reference into the packet is alive. Where it fails for want of memory,
@@ -222,12 +234,17 @@ impl Packet for Skb {
     #[inline(never)]
     fn fits_way(&mut self, ifindex: u32, source: &IpKey, node: &IpKey, bytes: usize) -> bool {
         let [low, high] = (bytes as u16).to_ne_bytes();
+        let (family, source, destination) = if node.is_ipv4() {
+            (AF_INET, IpKey::from_words(ipv4_first(source)), IpKey::from_words(ipv4_first(node)))
+        } else {
+            (AF_INET6, *source, *node)
+        };
         let mut query = RouteQuery {
-            head: u64::from_ne_bytes([AF_INET6 as u8, UDP, 0, 0, 0, 0, low, high]),
+            head: u64::from_ne_bytes([family as u8, K::PROTOCOL, 0, 0, 0, 0, low, high]),
             ifindex,
             flow: 0,
-            source: *source,
-            destination: *node,
+            source,
+            destination,
             answer: [1; 2],
         };
         let size = size_of::<RouteQuery>() as i32;
@@ -260,7 +277,8 @@ impl Packet for Skb {
             Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
             Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
         };
-        let (room, flags) = (tunnel_length::<O>() as i32, PUSH | u64::from(outer));
+        let kind = if K::HEADERS == 0 { PUSH } else { PUSH_VXLAN };
+        let (room, flags) = (K::length::<O>() as i32, kind | u64::from(outer));
         // SAFETY: the context is valid; no reference into the packet is alive.
         let error = unsafe { bpf_skb_adjust_room(self.context, room, BPF_ADJ_ROOM_MAC, flags) };
         if error != 0 {
@@ -269,8 +287,12 @@ impl Packet for Skb {
         // SAFETY: a plain byte. Volatile, because the loader may have put another value there.
         let poison = unsafe { core::ptr::read_volatile(&raw const OVL_POISON) };
         if poison != 0 {
-            // As much as every tunnel has.
-            if let Ok(room) = self.at_mut::<[u8; 50]>(IP) {
+            // As much as every tunnel of the kind has.
+            if K::HEADERS == 0 {
+                if let Ok(room) = self.at_mut::<[u8; 20]>(IP) {
+                    *room = [poison; 20];
+                }
+            } else if let Ok(room) = self.at_mut::<[u8; 50]>(IP) {
                 *room = [poison; 50];
             }
         }
@@ -295,6 +317,13 @@ impl Packet for Skb {
     }
 }
 
+/// An IPv4 address as the kernel reads it where there is room for either family: from the first bytes on.
+#[inline(always)]
+fn ipv4_first(address: &IpKey) -> [u64; 2] {
+    let [_, low] = address.words();
+    [low.to_be() << 32, 0].map(u64::from_be)
+}
+
 /// Sends the packet out of an interface; the kernel resolves the next hop, its own choice where none is given.
 #[inline(always)]
 pub(crate) fn redirect_neigh(ifindex: u32, next_hop: Option<&IpKey>) -> i32 {
@@ -308,13 +337,8 @@ pub(crate) fn redirect_neigh(ifindex: u32, next_hop: Option<&IpKey>) -> i32 {
 /// A function of its own for the sake of the stack.
 #[inline(never)]
 fn redirect_to(ifindex: u32, next_hop: &IpKey) -> i32 {
-    let (family, words) = if next_hop.is_ipv4() {
-        // The kernel reads an IPv4 address from the first bytes.
-        let [_, low] = next_hop.words();
-        (AF_INET, [low.to_be() << 32, 0].map(u64::from_be))
-    } else {
-        (AF_INET6, next_hop.words())
-    };
+    let (family, words) =
+        if next_hop.is_ipv4() { (AF_INET, ipv4_first(next_hop)) } else { (AF_INET6, next_hop.words()) };
     let mut next_hop = NextHop { reserved: 0, family, words };
     let neighbour = (&raw mut next_hop.family).cast::<bpf_redir_neigh>();
     // SAFETY: family and words are what that struct is made of, fully written, and outlive the call.

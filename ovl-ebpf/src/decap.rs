@@ -79,6 +79,12 @@ pub fn must_mark_congestion(outer_tos: u8, inner_tos: u8) -> Result<bool, Reason
     }
 }
 
+/// Whether an outer header says that the packet met congestion.
+#[inline(always)]
+pub fn is_congested(outer_tos: u8) -> bool {
+    outer_tos & ECN == ECN
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

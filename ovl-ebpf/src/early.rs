@@ -7,12 +7,13 @@ use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, UDP
 use ovl_common::{IpKey, Reason};
 
 use crate::active::{Active, active};
-use crate::decap::{self, Outer};
+use crate::decap::Outer;
 use crate::flow::{Direction, may_go};
 use crate::ingress::{note, payload};
 use crate::ip::IpHeader;
 use crate::packet::{Early, IP};
 use crate::tables::Tables;
+use crate::tunnel::Tunnel as _;
 use crate::verdict::Verdict;
 
 /// Decides about a packet that the underlay device has received.
@@ -47,10 +48,10 @@ fn open<O: IpHeader, P: Early, T: Tables>(
     tables: &T,
     active: &Active<'_>,
 ) -> Result<Verdict<'static>, Reason> {
-    if !decap::is_to_tunnel::<O>(active.config, packet.at(IP)?) {
+    if !P::Tunnel::is_to::<O>(active.config, packet.at(IP)?) {
         return Err(Reason::NotTunnel);
     }
-    let outer = decap::outer::<O, P>(packet, active.config)?;
+    let outer = P::Tunnel::outer::<O, P>(packet, active.config)?;
     let node = packet.at::<O>(IP)?.source();
     match outer.ethertype {
         ETHERTYPE_IPV4 => strip::<O, Ipv4, P, T>(packet, tables, active, &outer, node),

@@ -4,13 +4,14 @@ use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6};
 use ovl_common::{Config, IpKey, Reason, Remote, SourceCheck, Travel};
 
 use crate::active::{Active, active};
-use crate::encap::{self, Hops};
+use crate::encap::Hops;
 use crate::flow::{Direction, admit};
 use crate::inspect::{Inner, TRANSPORT, Trailer, check_link_layer, inspect};
 use crate::ip::IpHeader;
 use crate::learn::note_sender;
-use crate::packet::{IP, Packet, tunnel_length};
+use crate::packet::{IP, Packet};
 use crate::tables::Tables;
+use crate::tunnel::Tunnel as _;
 use crate::verdict::Verdict;
 
 /// Decides about a packet at the ingress of a pod's host-side interface.
@@ -54,32 +55,47 @@ fn carry<'t, I: IpHeader, P: Packet, T: Tables>(
         fits(&inner, config.underlay_mtu)?;
         admit(tables, active, Direction::Out, packet.ifindex(), &inner)?;
         route::<I, P>(packet, config, remote)
+    } else if remote.travel != P::Tunnel::TRAVEL as u8 {
+        // Left by an agent with another backend, as long as this one has not listed them.
+        Err(Reason::OtherWay)
     } else if remote.node.is_ipv4() {
         fits(&inner, config.tunnel_v4.mtu)?;
+        fits_way::<I, Ipv4, P>(packet, config, remote, &inner)?;
         admit(tables, active, Direction::Out, packet.ifindex(), &inner)?;
-        encapsulate::<I, Ipv4, P, T>(packet, tables, config, remote, &inner, Hops::One)?;
+        P::Tunnel::wrap::<I, Ipv4, P, T>(packet, tables, config, remote, &inner, Hops::One)?;
         Ok(Verdict::Send { ifindex: config.underlay, next_hop: None })
     } else {
         fits(&inner, config.tunnel_v6.mtu)?;
-        // Over IPv4 routers take apart what is too large for them, since DF is clear; over IPv6 they tell us.
-        let length = outer_length_v6(&inner);
-        let source = config.tunnel_v6.address;
-        if length > LEAST_MTU_V6 && !packet.fits_way(config.underlay, &source, &remote.node, length) {
-            return Err(Reason::Oversize);
-        }
+        fits_way::<I, Ipv6, P>(packet, config, remote, &inner)?;
         admit(tables, active, Direction::Out, packet.ifindex(), &inner)?;
-        encapsulate::<I, Ipv6, P, T>(packet, tables, config, remote, &inner, Hops::One)?;
+        P::Tunnel::wrap::<I, Ipv6, P, T>(packet, tables, config, remote, &inner, Hops::One)?;
         Ok(Verdict::Send { ifindex: config.underlay, next_hop: None })
     }
 }
 
-/// What every way over IPv6 takes, bytes (RFC 8200 section 5).
-pub(crate) const LEAST_MTU_V6: usize = 1280;
-
-/// Length of the largest outer packet of a tunnel over IPv6.
+/// Whether the way to the peer takes what routers on it must not take apart: they tell the kernel what it takes.
 #[inline(always)]
-pub(crate) fn outer_length_v6(inner: &Inner) -> usize {
-    inner.wire_length + tunnel_length::<Ipv6>()
+fn fits_way<I: IpHeader, O: IpHeader, P: Packet>(
+    packet: &mut P,
+    config: &Config,
+    remote: &Remote,
+    inner: &Inner,
+) -> Result<(), Reason> {
+    if P::Tunnel::may_be_cut::<I, O>(packet.at(IP)?) {
+        return Ok(());
+    }
+    let length = outer_length::<O, P>(inner);
+    let source = O::tunnel(config).address;
+    if length > O::LEAST_MTU && !packet.fits_way(config.underlay, &source, &remote.node, length) {
+        return Err(Reason::Oversize);
+    }
+    Ok(())
+}
+
+/// Length of the largest outer packet.
+#[inline(always)]
+pub(crate) fn outer_length<O: IpHeader, P: Packet>(inner: &Inner) -> usize {
+    inner.wire_length + P::Tunnel::length::<O>()
 }
 
 /// A pod that sends into the overlay with an address that is not one of this node's: with that of another node's pod it
@@ -116,22 +132,6 @@ fn check_sender<P: Packet, T: Tables>(packet: &P, tables: &T, source: IpKey) -> 
 #[inline(always)]
 pub(crate) fn fits(inner: &Inner, mtu: u32) -> Result<(), Reason> {
     if inner.wire_length > mtu as usize { Err(Reason::Oversize) } else { Ok(()) }
-}
-
-/// Puts the packet into a tunnel to `remote`. [`Reason::Mangled`] is one that has changed and could not be finished; any
-/// other error leaves it as it was.
-#[inline(always)]
-pub(crate) fn encapsulate<I: IpHeader, O: IpHeader, P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    config: &Config,
-    remote: &Remote,
-    inner: &Inner,
-    hops: Hops,
-) -> Result<(), Reason> {
-    let plan = encap::plan::<O, P, T>(packet, tables, config, remote, inner)?;
-    packet.push_tunnel::<O>()?;
-    encap::write::<I, O, P>(packet, config, remote, &plan, hops).map_err(|_unfinished| Reason::Mangled)
 }
 
 #[inline(always)]

@@ -8,6 +8,9 @@ use crate::ip::{Family, IpHeader, Outer, pseudo_header};
 use crate::packet::{IP, Packet, inner_ip};
 use crate::tables::Tables;
 
+/// Bytes between the outer and the inner IP header.
+pub const HEADERS: usize = size_of::<TunnelHeaders>();
+
 const ECN: u8 = 0b11;
 const ECT_0: u8 = 0b10;
 
@@ -47,7 +50,7 @@ pub fn plan<O: IpHeader, P: Packet, T: Tables>(
     Ok(Plan {
         payload,
         source_port: source_port(packet.flow_hash(), config.source_port_min, config.source_port_max),
-        id: if O::FAMILY == Family::V4 { tables.identifications(segments(packet, inner)) } else { 0 },
+        id: if O::FAMILY == Family::V4 { tables.identifications(segments(packet, inner.length)) } else { 0 },
         tos: outer_ecn(inner.tos),
         is_checksummed,
     })
@@ -69,6 +72,8 @@ pub fn write<I: IpHeader, O: IpHeader, P: Packet>(
     packet.at_mut::<O>(IP)?.write_outer(&Outer {
         source: &own.address,
         destination: &remote.node,
+        protocol: UDP,
+        may_be_cut: true,
         tos: plan.tos,
         hop_limit: own.hop_limit,
         payload: plan.payload,
@@ -93,11 +98,11 @@ pub fn write<I: IpHeader, O: IpHeader, P: Packet>(
     Ok(())
 }
 
-/// How many packets on the wire this one becomes, or one more.
+/// How many packets on the wire one of `length` bytes becomes, or one more.
 #[inline(always)]
-fn segments<P: Packet>(packet: &P, inner: &Inner) -> u16 {
+pub(crate) fn segments<P: Packet>(packet: &P, length: usize) -> u16 {
     match packet.segment_size() {
-        Some(size) if size > 0 => u16::try_from(inner.length / size + 1).unwrap_or(u16::MAX),
+        Some(size) if size > 0 => u16::try_from(length / size + 1).unwrap_or(u16::MAX),
         Some(_) | None => 1,
     }
 }
@@ -137,7 +142,7 @@ fn checksum<I: IpHeader, O: IpHeader, P: Packet>(packet: &P, plan: &Plan) -> Res
 /// The outer ECN field: the inner one, but ECT(0) for CE (RFC 6040 section 4.1's compatibility with older decapsulators
 /// is what the kernel's `INET_ECN_encapsulate` implements).
 #[inline(always)]
-fn outer_ecn(tos: u8) -> u8 {
+pub(crate) fn outer_ecn(tos: u8) -> u8 {
     match tos & ECN {
         ECN => ECT_0,
         other => other,

@@ -9,15 +9,16 @@ use crate::egress::fits;
 use crate::flow::{Direction, admit};
 use crate::inspect::{Inner, TRANSPORT, Trailer, check_link_layer, inspect};
 use crate::ip::{Family, IpHeader};
-use crate::packet::{Bytes, IP, Packet, inner_ip};
+use crate::packet::{Bytes, IP, Packet};
 use crate::tables::Tables;
+use crate::tunnel::Tunnel as _;
 use crate::verdict::Verdict;
 
 /// Decides about a packet at the ingress of the underlay device.
 #[inline(always)]
 pub fn from_wire<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict<'static> {
     let tunnel = configured(tables).ok().and_then(|config| stripped_of(packet, config));
-    if tunnel.is_some() {
+    if P::Tunnel::IS_SUMMED && tunnel.is_some() {
         packet.lower_checksum_level();
     }
     let carried = active(tables).and_then(|active| match packet.ethertype() {
@@ -27,6 +28,7 @@ pub fn from_wire<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict<'s
     });
     match (Verdict::of(carried), tunnel) {
         (Verdict::Pass(reason), Some(tunnel)) => give_back(packet, tunnel, reason),
+        (Verdict::Pass(reason), None) => P::Tunnel::hand_in(packet, tables, reason),
         (verdict, _) => verdict,
     }
 }
@@ -82,12 +84,12 @@ fn carry<O: IpHeader, P: Packet, T: Tables>(
     if is_stripped || O::local(active.config).contains(ip.destination()) {
         return plain::<O, P, T>(packet, tables, active, is_stripped);
     }
-    if !decap::is_to_tunnel(active.config, ip) {
+    if !P::Tunnel::is_to(active.config, ip) {
         return Err(Reason::NotTunnel);
     }
     // No more than the shorter family takes: pulling one byte that is not there yet costs as much as all the rest.
-    packet.make_linear(inner_ip::<O>() + size_of::<Ipv4>() + TRANSPORT);
-    let outer = decap::outer::<O, P>(packet, active.config)?;
+    packet.make_linear(P::Tunnel::inner_ip::<O>() + size_of::<Ipv4>() + TRANSPORT);
+    let outer = P::Tunnel::outer::<O, P>(packet, active.config)?;
     let node = packet.at::<O>(IP)?.source();
     match outer.ethertype {
         ETHERTYPE_IPV4 => tunnelled::<O, Ipv4, P, T>(packet, tables, active, &outer, node),
@@ -106,7 +108,7 @@ fn tunnelled<O: IpHeader, I: IpHeader, P: Packet, T: Tables>(
     outer: &Outer,
     node: IpKey,
 ) -> Result<Verdict<'static>, Reason> {
-    packet.make_linear(inner_ip::<O>() + I::LENGTH + TRANSPORT);
+    packet.make_linear(P::Tunnel::inner_ip::<O>() + I::LENGTH + TRANSPORT);
     let payload = match payload::<O, I, P, T>(packet, tables, active, outer, node) {
         Ok(payload) => payload,
         Err(refused) => return refused.verdict(),
@@ -162,11 +164,14 @@ pub(crate) fn payload<'a, O: IpHeader, I: IpHeader, P: Bytes, T: Tables>(
     outer: &Outer,
     node: IpKey,
 ) -> Result<Payload<'a>, Refused> {
-    let ip: &I = packet.at(inner_ip::<O>())?;
+    let ip: &I = packet.at(P::Tunnel::inner_ip::<O>())?;
     ip.check_version()?;
-    check_source(tables, active, node, ip.source())?;
+    if !P::Tunnel::NAMES_NETWORK && !I::local(active.config).contains(ip.destination()) {
+        return Err(Reason::NotOverlay.into());
+    }
+    check_source::<P, T>(tables, active, node, ip.source())?;
     outer.oddity?;
-    let inner = inspect::<I, P>(packet, active.config, inner_ip::<O>(), Trailer::None)?;
+    let inner = inspect::<I, P>(packet, active.config, P::Tunnel::inner_ip::<O>(), Trailer::None)?;
     fits(&inner, O::tunnel(active.config).mtu)?;
     let is_congested = decap::must_mark_congestion(outer.tos, inner.tos)?;
     let endpoint = tables.endpoint(inner.destination).ok_or(Reason::UnknownPod)?;
@@ -176,7 +181,7 @@ pub(crate) fn payload<'a, O: IpHeader, I: IpHeader, P: Bytes, T: Tables>(
 /// The inner source's subnet must be leased by the node that sent the packet. An address of no node's may come from
 /// somewhere behind the peer, such as a client that its NodePort does not translate: that is the kernel's.
 #[inline(always)]
-fn check_source<T: Tables>(
+fn check_source<P: Bytes, T: Tables>(
     tables: &T,
     active: &Active<'_>,
     node: IpKey,
@@ -190,7 +195,7 @@ fn check_source<T: Tables>(
         check_node(tables, active, node)?;
         return Err(refuse(active, SourceCheck::Loose, Reason::WrongNode));
     }
-    if remote.travel == Travel::Vxlan as u8 { Ok(()) } else { Err(Reason::OtherWay.into()) }
+    if remote.travel == P::Tunnel::TRAVEL as u8 { Ok(()) } else { Err(Reason::OtherWay.into()) }
 }
 
 /// The outer source must be a node's.
@@ -258,6 +263,7 @@ mod tests {
 
     use super::*;
     use crate::ip::Family;
+    use crate::packet::inner_ip;
     use crate::testing::{
         Frame, GATEWAY, Mem, PEER_NODE, PEER_POD, PEER_POD6, POD, POD_MAC, POD_PORT, POD6, UNDERLAY,
         UNDERLAY_MAC, config, dropped_from_wire, from_wire_frame, from_wire_frame_of,
@@ -437,6 +443,7 @@ mod tests {
                     Verdict::Drop(Reason::UnknownNode | Reason::WrongNode) => assert_eq!(frame.bytes, before),
                     other @ (Verdict::Drop(_)
                     | Verdict::Send { .. }
+                    | Verdict::Wrap { .. }
                     | Verdict::Strip
                     | Verdict::Return { .. }) => {
                         panic!("{other:?} at byte {position} ^ {value:#x}")

@@ -1,7 +1,7 @@
 //! The two families of IP, as one interface: the packet path is one body of code, generic over it.
 
 use bytemuck::Pod;
-use ovl_common::wire::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, Ipv4, Ipv6, fold, sum};
+use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, Ipv4, Ipv6, fold, sum};
 use ovl_common::{Config, IpKey, Range, Reason, Tunnel};
 
 /// A family of IP.
@@ -20,6 +20,10 @@ pub struct Outer<'a> {
     pub source: &'a IpKey,
     /// The peer.
     pub destination: &'a IpKey,
+    /// Protocol of what follows.
+    pub protocol: u8,
+    /// Whether DF is clear (IPv4 only).
+    pub may_be_cut: bool,
     /// The ECN bits; the DSCP is 0.
     pub tos: u8,
     /// TTL or hop limit.
@@ -47,6 +51,8 @@ pub trait IpHeader: Pod {
     /// Whether a UDP checksum of zero says that there is none (RFC 768); IPv6 wants one, tunnels aside (RFC 8200
     /// section 8.1).
     const UDP_CHECKSUM_OPTIONAL: bool;
+    /// What every way takes, bytes. Of IPv4 the least that Linux takes a router's word for (`net.ipv4.route.min_pmtu`).
+    const LEAST_MTU: usize;
 
     /// Version, header length and fragmentation: what must hold before any other field may be trusted.
     fn check_fixed_part(&self) -> Result<(), Reason>;
@@ -73,7 +79,9 @@ pub trait IpHeader: Pod {
     fn mark_congestion(&mut self) -> u16;
     /// The sum of the header's own 16-bit words, and that of its addresses alone.
     fn sums(&self) -> (u32, u32);
-    /// Makes this the header in front of a tunnel's UDP.
+    /// Whether routers may take the packet apart.
+    fn may_be_cut(&self) -> bool;
+    /// Makes this the header in front of a tunnel's payload.
     fn write_outer(&mut self, outer: &Outer<'_>);
     /// The tunnel with outer headers of this family.
     fn tunnel(config: &Config) -> &Tunnel;
@@ -83,6 +91,8 @@ pub trait IpHeader: Pod {
 
 /// Bits of [`Ipv4::fragment`] that make a packet a fragment: MF and the offset, not DF.
 const IS_FRAGMENT: u16 = 0x3fff;
+/// DF, in the first byte of [`Ipv4::fragment`].
+const DONT_FRAGMENT: u8 = 0x40;
 
 impl IpHeader for Ipv4 {
     const FAMILY: Family = Family::V4;
@@ -92,6 +102,7 @@ impl IpHeader for Ipv4 {
     const ECHO: (u8, u8) = (8, 0);
     const ICMP_PSEUDO_HEADER: bool = false;
     const UDP_CHECKSUM_OPTIONAL: bool = true;
+    const LEAST_MTU: usize = 552;
 
     #[inline(always)]
     fn check_fixed_part(&self) -> Result<(), Reason> {
@@ -164,14 +175,19 @@ impl IpHeader for Ipv4 {
     }
 
     #[inline(always)]
+    fn may_be_cut(&self) -> bool {
+        self.fragment[0] & DONT_FRAGMENT == 0
+    }
+
+    #[inline(always)]
     fn write_outer(&mut self, outer: &Outer<'_>) {
         self.version_and_length = 0x45;
         self.tos = outer.tos;
         self.total_length = outer.payload.wrapping_add(20).to_be_bytes();
         self.id = outer.id.to_be_bytes();
-        self.fragment = [0; 2];
+        self.fragment = [if outer.may_be_cut { 0 } else { DONT_FRAGMENT }, 0];
         self.ttl = outer.hop_limit;
-        self.protocol = wire::UDP;
+        self.protocol = outer.protocol;
         self.source = outer.source.ipv4_octets();
         self.destination = outer.destination.ipv4_octets();
         self.checksum = self.computed_checksum();
@@ -199,6 +215,8 @@ impl IpHeader for Ipv6 {
     const ECHO: (u8, u8) = (128, 129);
     const ICMP_PSEUDO_HEADER: bool = true;
     const UDP_CHECKSUM_OPTIONAL: bool = false;
+    // RFC 8200 section 5.
+    const LEAST_MTU: usize = 1280;
 
     #[inline(always)]
     fn check_fixed_part(&self) -> Result<(), Reason> {
@@ -273,10 +291,15 @@ impl IpHeader for Ipv6 {
     }
 
     #[inline(always)]
+    fn may_be_cut(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn write_outer(&mut self, outer: &Outer<'_>) {
         self.version_class_label = [0x60 | outer.tos >> 4, outer.tos << 4, 0, 0];
         self.payload_length = outer.payload.to_be_bytes();
-        self.next_header = wire::UDP;
+        self.next_header = outer.protocol;
         self.hop_limit = outer.hop_limit;
         write_words(&mut self.source, outer.source);
         write_words(&mut self.destination, outer.destination);
@@ -333,6 +356,8 @@ mod tests {
             let outer = Outer {
                 source: &IpKey::from_ipv6_octets([1; 16]),
                 destination: &IpKey::from_ipv6_octets([2; 16]),
+                protocol: 17,
+                may_be_cut: true,
                 tos,
                 hop_limit: 64,
                 payload: 9,

@@ -14,11 +14,14 @@ pub mod flow;
 pub mod ingress;
 pub mod inspect;
 pub mod ip;
+pub mod ipip;
 pub mod learn;
 pub mod overlay;
 pub mod packet;
+mod stand_in;
 pub mod tables;
 pub mod trace;
+pub mod tunnel;
 pub mod verdict;
 
 #[cfg(any(test, feature = "testing"))]

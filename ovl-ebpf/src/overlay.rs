@@ -3,11 +3,11 @@
 //! Netfilter has had its say by then: packets that it marked make their flow known. What the node itself sends into the
 //! tunnel is wrapped here, which spares it the tunnel device's own way.
 
+use ovl_common::Reason;
 use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6};
-use ovl_common::{Reason, Travel};
 
 use crate::active::{Active, configured};
-use crate::egress::{LEAST_MTU_V6, encapsulate, fits, outer_length_v6};
+use crate::egress::{fits, outer_length};
 use crate::encap::Hops;
 use crate::flow::Direction;
 use crate::inspect::{TRANSPORT, Trailer, check_link_layer, inspect};
@@ -15,6 +15,7 @@ use crate::ip::{Family, IpHeader};
 use crate::learn::verify;
 use crate::packet::{IP, Packet};
 use crate::tables::Tables;
+use crate::tunnel::Tunnel as _;
 use crate::verdict::Verdict;
 
 /// Decides about a packet at the egress of the overlay device, or of the underlay device.
@@ -35,7 +36,10 @@ pub fn to_overlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict<'
     if mark & config.mark != 0 {
         packet.set_mark(mark & !config.mark);
     }
-    Verdict::of(decided)
+    match Verdict::of(decided) {
+        Verdict::Pass(reason) => P::Tunnel::hand_out(packet, tables, reason),
+        verdict => verdict,
+    }
 }
 
 #[inline(always)]
@@ -54,13 +58,13 @@ fn decide<I: IpHeader, P: Packet, T: Tables>(
             return Err(Reason::ForeignSource);
         }
         let remote = tables.remote(ip.destination()).ok_or(Reason::NotOverlay)?;
-        if (remote.travel == Travel::Vxlan as u8) != is_tunnel {
+        if (remote.travel == P::Tunnel::TRAVEL as u8) != is_tunnel {
             return Err(Reason::OtherWay);
         }
         return Err(verify::<I, P, T>(packet, tables, active, Direction::Out, 0));
     }
     let device = packet.ifindex();
-    if is_tunnel && packet.is_own() {
+    if P::Tunnel::WRAPS_OWN && is_tunnel && packet.is_own() {
         if device == active.config.tunnel_v4.device {
             wrap::<I, Ipv4, P, T>(packet, tables, active)?;
             return Ok(Verdict::Send { ifindex: active.config.underlay, next_hop: None });
@@ -87,21 +91,24 @@ fn wrap<I: IpHeader, O: IpHeader, P: Packet, T: Tables>(
     let remote = tables.remote(inner.destination).ok_or(Reason::NotOverlay)?;
     let ethernet: &Ethernet = packet.at(0)?;
     let is_of_this_tunnel = remote.node.is_ipv4() == (O::FAMILY == Family::V4);
-    if remote.travel != Travel::Vxlan as u8 || !is_of_this_tunnel || ethernet.destination != remote.vtep_mac {
+    if remote.travel != P::Tunnel::TRAVEL as u8
+        || !is_of_this_tunnel
+        || ethernet.destination != remote.vtep_mac
+    {
         return Err(Reason::OtherWay);
     }
     fits(&inner, O::tunnel(config).mtu)?;
     // Whether the way takes it is the kernel's to say, which the stack leaves no room to ask here.
-    if O::FAMILY == Family::V6 && outer_length_v6(&inner) > LEAST_MTU_V6 {
+    if O::FAMILY == Family::V6 && outer_length::<O, P>(&inner) > O::LEAST_MTU {
         return Err(Reason::Oversize);
     }
-    encapsulate::<I, O, P, T>(packet, tables, config, remote, &inner, Hops::None)
+    P::Tunnel::wrap::<I, O, P, T>(packet, tables, config, remote, &inner, Hops::None)
 }
 
 #[cfg(test)]
 mod tests {
     use ovl_common::wire::TunnelHeaders;
-    use ovl_common::{Config, FastPath, Mac};
+    use ovl_common::{Config, FastPath, Mac, Travel};
 
     use super::*;
     use crate::packet::inner_ip;

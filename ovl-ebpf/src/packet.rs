@@ -1,17 +1,18 @@
 //! The only view of a packet's bytes.
 
 use bytemuck::{AnyBitPattern, NoUninit};
-use ovl_common::wire::TunnelHeaders;
 use ovl_common::{IpKey, Reason};
 
+use crate::encap::HEADERS;
 use crate::ip::{Family, IpHeader};
+use crate::tunnel::Tunnel;
 
 /// Offset of the IP header behind an untagged Ethernet header.
 pub const IP: usize = 14;
 
 /// Bytes that VXLAN with outer headers of family `O` puts between the Ethernet header and the inner IP header: 50 or 70.
 pub const fn tunnel_length<O: IpHeader>() -> usize {
-    O::LENGTH + size_of::<TunnelHeaders>()
+    O::LENGTH + HEADERS
 }
 
 /// Offset of the inner IP header of such a packet.
@@ -24,6 +25,9 @@ pub const fn inner_ip<O: IpHeader>() -> usize {
 /// References borrow the packet, so none outlives a call that moves the headers: the borrow checker enforces what
 /// the verifier would reject.
 pub trait Bytes {
+    /// The kind of tunnel that packets travel in.
+    type Tunnel: Tunnel;
+
     /// Reads a header; [`Reason::Short`] where the packet ends before it does.
     fn at<T: AnyBitPattern>(&self, offset: usize) -> Result<&T, Reason>;
 
@@ -36,7 +40,7 @@ pub trait Bytes {
     /// Payload bytes per segment where the packet is several in one (GSO, GRO); else `None`.
     fn segment_size(&self) -> Option<usize>;
 
-    /// Takes [`tunnel_length`] bytes away behind the Ethernet header, which leaves a packet of family `inner`. An error
+    /// Takes [`Tunnel::length`] bytes away behind the Ethernet header, which leaves a packet of family `inner`. An error
     /// leaves the packet as it was.
     fn pop_tunnel<O: IpHeader>(&mut self, inner: Family) -> Result<(), Reason>;
 }
@@ -77,8 +81,8 @@ pub trait Packet: Bytes {
     /// Changes the mark.
     fn set_mark(&mut self, mark: u32);
 
-    /// Whether a packet of `bytes` fits the way from this node's `source` to `node` over IPv6 through an interface, as far
-    /// as the kernel knows: routers on it may have said that it is narrower than the interface.
+    /// Whether a packet of `bytes` fits the way from this node's `source` to `node` through an interface, as far as the
+    /// kernel knows: routers on it may have said that it is narrower than the interface.
     fn fits_way(&mut self, ifindex: u32, source: &IpKey, node: &IpKey, bytes: usize) -> bool;
 
     /// Adds to the sum over the IP packet that the device may have made (`CHECKSUM_COMPLETE`): what its bytes have changed
@@ -88,7 +92,7 @@ pub trait Packet: Bytes {
     /// A hash of the inner flow: the same for all its packets.
     fn flow_hash(&mut self) -> u32;
 
-    /// Makes [`tunnel_length`] bytes of room behind the Ethernet header, whose content is undefined. An error leaves
+    /// Makes [`Tunnel::length`] bytes of room behind the Ethernet header, whose content is undefined. An error leaves
     /// the packet as it was.
     fn push_tunnel<O: IpHeader>(&mut self) -> Result<(), Reason>;
 

@@ -7,10 +7,12 @@ mod packets;
 mod rows;
 
 pub use frame::Frame;
-pub use node::{Mem, config, endpoint, nodes, remote, remote_subnets, tables, tables_over};
+pub use node::{
+    Mem, config, endpoint, ipip_config, ipip_tables, nodes, remote, remote_subnets, tables, tables_over,
+};
 pub use packets::{
     from_pod_frame, from_pod_frame_of, from_wire_frame, from_wire_frame_of, from_wire_frame_with,
-    is_udp_intact, to_pod_frame_of, udp,
+    ipip_from_pod_frame_of, ipip_from_wire_frame_of, is_udp_intact, to_pod_frame_of, udp,
 };
 pub use rows::{
     Change, dropped_from_wire, left_to_the_kernel_from_pod, left_to_the_kernel_from_pod6,

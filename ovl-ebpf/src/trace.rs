@@ -17,6 +17,7 @@ impl Summary {
             Verdict::Pass(_) => Action::Pass,
             Verdict::Drop(_) => Action::Drop,
             Verdict::Send { .. } => Action::Send,
+            Verdict::Wrap { .. } => Action::Wrap,
             Verdict::Deliver { .. } => Action::Deliver,
             Verdict::Strip => Action::Strip,
             Verdict::Return { .. } => Action::Return,

@@ -17,6 +17,13 @@ pub enum Verdict<'a> {
         /// The next hop, where it is not for the kernel's routes to say.
         next_hop: Option<&'a IpKey>,
     },
+    /// Into the tunnel and out of the underlay interface, for the kernel, which has no device for that.
+    Wrap {
+        /// The interface.
+        ifindex: u32,
+        /// Why it is the kernel's.
+        reason: Reason,
+    },
     /// Into the pod behind the host-side interface.
     Deliver {
         /// The interface.
@@ -24,7 +31,7 @@ pub enum Verdict<'a> {
     },
     /// Without its tunnel to the program at tc.
     Strip,
-    /// XDP took its tunnel off, and the rest is the kernel's: to the overlay device, as what came out of the tunnel.
+    /// Its tunnel was taken off, and the rest is the kernel's: to the overlay device, as what came out of the tunnel.
     Return {
         /// The overlay device.
         ifindex: u32,
@@ -49,7 +56,10 @@ impl Verdict<'_> {
     #[inline(always)]
     pub fn reason(self) -> Reason {
         match self {
-            Self::Pass(reason) | Self::Drop(reason) | Self::Return { reason, .. } => reason,
+            Self::Pass(reason)
+            | Self::Drop(reason)
+            | Self::Wrap { reason, .. }
+            | Self::Return { reason, .. } => reason,
             Self::Send { .. } => Reason::Forwarded,
             Self::Deliver { .. } => Reason::Delivered,
             Self::Strip => Reason::Stripped,

@@ -8,6 +8,8 @@
     reason = "the kernel's helpers take and return C integers; every number here is small"
 )]
 
+use core::marker::PhantomData;
+
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{
     bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
@@ -16,22 +18,24 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet};
 use ovl_common::{HEAD, Reason};
 use ovl_ebpf::ip::{Family, IpHeader};
-use ovl_ebpf::packet::{Bytes, Early, IP, tunnel_length};
+use ovl_ebpf::packet::{Bytes, Early, IP};
+use ovl_ebpf::tunnel::Tunnel;
 
 use crate::show::Shown;
 
 /// Bytes of a note: a multiple of 4, as the kernel wants it.
 const NOTE: usize = size_of::<u64>();
 
-/// The packet an XDP program was called for.
-pub(crate) struct Xdp {
+/// The packet an XDP program was called for, of a network with tunnels of kind `K`.
+pub(crate) struct Xdp<K> {
     context: *mut xdp_md,
+    kind: PhantomData<K>,
 }
 
-impl Xdp {
+impl<K> Xdp<K> {
     /// Takes the pointer that the kernel hands to an XDP program, for the length of that call.
     pub(crate) fn new(context: *mut xdp_md) -> Self {
-        Self { context }
+        Self { context, kind: PhantomData }
     }
 
     #[inline(always)]
@@ -48,7 +52,7 @@ impl Xdp {
     }
 }
 
-impl Shown for Xdp {
+impl<K: Tunnel> Shown for Xdp<K> {
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         self.context().ingress_ifindex
@@ -72,7 +76,9 @@ impl Shown for Xdp {
     }
 }
 
-impl Bytes for Xdp {
+impl<K: Tunnel> Bytes for Xdp<K> {
+    type Tunnel = K;
+
     #[inline(always)]
     fn at<T: AnyBitPattern>(&self, offset: usize) -> Result<&T, Reason> {
         const { assert!(align_of::<T>() == 1) };
@@ -104,7 +110,7 @@ impl Bytes for Xdp {
     fn pop_tunnel<O: IpHeader>(&mut self, inner: Family) -> Result<(), Reason> {
         let before: Ethernet = *self.at(0)?;
         // SAFETY: the context is valid; no reference into the packet is alive.
-        if unsafe { bpf_xdp_adjust_head(self.context, tunnel_length::<O>() as i32) } != 0 {
+        if unsafe { bpf_xdp_adjust_head(self.context, K::length::<O>() as i32) } != 0 {
             return Err(Reason::NoRoom);
         }
         let ethertype = match inner {
@@ -116,7 +122,7 @@ impl Bytes for Xdp {
     }
 }
 
-impl Early for Xdp {
+impl<K: Tunnel> Early for Xdp<K> {
     #[inline(always)]
     fn write_note(&mut self, note: u64) -> Result<(), Reason> {
         let context = self.context();

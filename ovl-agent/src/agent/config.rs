@@ -44,10 +44,10 @@ impl Agent {
             }
             Change::Live(fields) => {
                 let mut backend = self.backend.clone();
-                if let (Backend::Vxlan(vxlan), BackendConfig::Vxlan(options)) =
-                    (&mut backend, &network.backend)
-                {
-                    vxlan.options = options.clone();
+                match (&mut backend, &network.backend) {
+                    (Backend::Vxlan(vxlan), BackendConfig::Vxlan(options)) => vxlan.options = options.clone(),
+                    (Backend::Ipip(ipip), BackendConfig::Ipip(options)) => ipip.options = options.clone(),
+                    _ => {}
                 }
                 if let Err(error) = backend.check(&self.node.underlay, &network, &self.node.public_ips) {
                     return self.keep_config(format!("{error:#}"));

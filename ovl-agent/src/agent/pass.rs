@@ -71,9 +71,9 @@ impl Agent {
         let overlay = ByFamily::from_fn(|family| {
             let name = devices.get(family)?;
             let device = interfaces.values().find(|interface| interface.name == *name)?;
-            Some((device.ifindex, device.name.clone()))
+            Some(device.clone())
         });
-        self.events.set_overlay(&overlay.map(|_, (ifindex, _)| *ifindex));
+        self.events.set_overlay(&overlay.map(|_, device| device.ifindex));
         let (on_link, problems) = self.on_link(&interfaces).await;
         errors.extend(problems);
         let mut desired = self.backend.desired(&self.node, &self.network, &self.view, &on_link);

@@ -42,7 +42,8 @@ impl Agent {
         let choice = Choice::new(&args, &network.ranges())?;
         let underlay = underlay::find(&handle, &choice).await?;
         let public_ips = public_ips(&args, &underlay);
-        let backend = startup::backend(&handle, &network, &underlay, &remembered.backend_data).await?;
+        let backend =
+            startup::backend(&handle, &network, &underlay, &remembered.backend_data, args.mode).await?;
         backend.check(&underlay, &network, &public_ips)?;
         if network.ranges().v4.is_some() && public_ips.v4.is_none() && matches!(backend, Backend::Vxlan(_)) {
             sysctl::warn_of_narrow_ways();
@@ -58,11 +59,11 @@ impl Agent {
             names.push(rules_name.clone());
         }
         let instances = names.iter().map(|name| Instance::claim(name)).collect::<Result<Vec<_>>>()?;
-        let loading = Loading::begin(&handle, &args, &network).await?;
+        let loading = Loading::begin(&handle, &args, &network, &backend).await?;
         // Before anything is taken from the store: --strict may end it here.
         let is_settled = matches!(loading, Loading::None(_));
         let mut programs = Errand::idle();
-        let loaded = if args.strict || is_settled {
+        let loaded = if args.strict || is_settled || backend.needs_programs() {
             loading.finish(underlay.clone()).await?
         } else {
             programs.begin(loading.finish(underlay.clone()));

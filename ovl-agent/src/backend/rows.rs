@@ -34,6 +34,37 @@ pub struct VxlanDevice {
     pub zero_checksums: bool,
 }
 
+/// A device of IP in IP as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IpTunnel {
+    /// The kernel's tunnel device.
+    Kernel {
+        /// Source address of the outer packets, and so their family.
+        local: IpAddr,
+        /// Largest inner packet, bytes.
+        mtu: u32,
+    },
+    /// An end of a veth pair, where programs do what that device would.
+    StandIn {
+        /// Largest inner packet, bytes.
+        mtu: u32,
+    },
+}
+
+impl IpTunnel {
+    /// Whether it is the kernel's device.
+    pub fn is_kernels(&self) -> bool {
+        matches!(self, Self::Kernel { .. })
+    }
+
+    /// Its MTU, to be changed.
+    pub(crate) fn mtu_mut(&mut self) -> &mut u32 {
+        match self {
+            Self::Kernel { mtu, .. } | Self::StandIn { mtu } => mtu,
+        }
+    }
+}
+
 /// A TUN device as it should be, with the sockets behind it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TunDevice {
@@ -101,6 +132,8 @@ pub enum Route {
 pub struct Desired {
     /// Devices by name.
     pub devices: BTreeMap<String, VxlanDevice>,
+    /// Devices of IP in IP by name.
+    pub ip_tunnels: BTreeMap<String, IpTunnel>,
     /// TUN devices by name.
     pub tuns: BTreeMap<String, TunDevice>,
     /// Where packets out of a TUN device go: the peers' subnets and nodes.

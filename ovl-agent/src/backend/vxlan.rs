@@ -3,7 +3,7 @@
 
 use anyhow::ensure;
 use ipnet::IpNet;
-use ovl_common::{Mac, Remote, Travel};
+use ovl_common::{Encapsulation, Mac, Remote, Travel};
 use serde::{Deserialize, Serialize};
 
 use super::way::outer;
@@ -87,6 +87,8 @@ impl Vxlan {
             return ByFamily::default();
         }
         self.macs.map(|family, mac| Tunnel {
+            encapsulation: Encapsulation::Vxlan,
+            stand_in: false,
             vni: self.options.vni,
             port: self.options.port,
             mac: *mac,

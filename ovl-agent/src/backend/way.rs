@@ -41,12 +41,12 @@ fn can_route(inner: Family, outer: Family) -> bool {
 }
 
 /// Whether a node with these addresses can route to peers in all families of the network.
-pub(super) fn check_routes(network: &Network, public_ips: &ByFamily<IpAddr>) -> Checked<()> {
+pub(super) fn check_routes(backend: &str, network: &Network, public_ips: &ByFamily<IpAddr>) -> Checked<()> {
     for (inner, _) in network.pools.iter() {
         let mut ends = public_ips.iter().map(|(family, _)| family);
         ensure!(
             ends.any(|family| can_route(inner, family)),
-            "host-gw cannot carry {inner} over {other}: Linux has no {inner} routes through {other} next hops; give \
+            "{backend} cannot carry {inner} over {other}: Linux has no {inner} routes through {other} next hops; give \
              this node an {inner} address and let --underlay-family be both or same, or use vxlan",
             other = inner.other()
         );
@@ -62,7 +62,7 @@ impl Backend {
     pub fn way(&self, inner: Family, attrs: &LeaseAttrs, here: &Here<'_>) -> Result<Way, String> {
         let is_usable = |family: Family| match self {
             Self::Vxlan(_) | Self::Udp(_) => true,
-            Self::HostGw(_) | Self::Alloc => can_route(inner, family),
+            Self::HostGw(_) | Self::Ipip(_) | Self::Alloc => can_route(inner, family),
         };
         let only = |ends: ByFamily<IpAddr>| {
             ByFamily::from_fn(|family| ends.get(family).copied().filter(|_| is_usable(family)))
@@ -73,10 +73,10 @@ impl Backend {
         let node = node.ok_or_else(|| self.no_way(inner, attrs, &here.node.public_ips))?;
         let link = match self {
             Self::HostGw(_) => Some(Arc::clone(&here.underlay)),
-            Self::Vxlan(vxlan) if vxlan.options.direct_routing && can_route(inner, Family::of(node)) => {
+            Self::Vxlan(_) | Self::Ipip(_) if self.wants_on_link() && can_route(inner, Family::of(node)) => {
                 here.on_link.get(&node).cloned()
             }
-            Self::Vxlan(_) | Self::Udp(_) | Self::Alloc => None,
+            Self::Vxlan(_) | Self::Ipip(_) | Self::Udp(_) | Self::Alloc => None,
         };
         Ok(Way { node, link })
     }

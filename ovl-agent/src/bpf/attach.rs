@@ -5,8 +5,7 @@ mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result};
-use aya::Ebpf;
+use anyhow::Result;
 use aya::programs::links::PinnedLink;
 use aya::programs::tc::{SchedClassifierLink, TcHandle};
 use aya::programs::xdp::XdpLink;
@@ -19,6 +18,7 @@ use tracing::debug;
 use super::count::{TCX_EGRESS, count};
 use super::filters::Filter;
 use super::pins::Pins;
+use super::programs::Programs;
 use crate::netlink::interfaces;
 use crate::table::Table;
 use crate::xdp::Mode;
@@ -73,12 +73,14 @@ pub struct Attachment {
     pub interface: String,
     /// The mode of a program of XDP; `None` for those of tc.
     pub xdp: Option<Mode>,
+    /// Whether packets of the interface have an Ethernet header; those of the kernel's tunnel devices of IP have none.
+    pub ethernet: bool,
 }
 
 impl Attachment {
     /// Of a program of tc.
     pub fn tc(interface: &str) -> Self {
-        Self { interface: interface.to_owned(), xdp: None }
+        Self { interface: interface.to_owned(), xdp: None, ethernet: true }
     }
 }
 
@@ -116,7 +118,7 @@ pub struct AttachmentTable {
 /// The table for one pass, with the programs it attaches.
 pub struct Attaching<'a> {
     table: &'a mut AttachmentTable,
-    programs: &'a mut Ebpf,
+    programs: &'a mut Programs,
 }
 
 impl AttachmentTable {
@@ -151,7 +153,7 @@ impl AttachmentTable {
     }
 
     /// The table for one pass.
-    pub fn with<'a>(&'a mut self, programs: &'a mut Ebpf) -> Attaching<'a> {
+    pub fn with<'a>(&'a mut self, programs: &'a mut Programs) -> Attaching<'a> {
         Attaching { table: self, programs }
     }
 
@@ -240,9 +242,8 @@ fn filter_handle(overlay: &str) -> TcHandle {
 }
 
 impl Attaching<'_> {
-    fn program(&mut self, program: Program) -> Result<&mut SchedClassifier> {
-        let found = self.programs.program_mut(program.name()).context("the BPF object lost a program")?;
-        found.try_into().context("a BPF program changed its type")
+    fn program(&mut self, hook: Hook, attachment: &Attachment) -> Result<&mut SchedClassifier> {
+        self.programs.classifier(hook.program, attachment.ethernet)
     }
 
     /// Whether a program is attached like this, as far as was last seen.
@@ -283,7 +284,7 @@ impl Table for Attaching<'_> {
             let is_attached = if let Some(mode) = attachment.xdp {
                 self.runs_xdp(hook.ifindex, mode).await?
             } else if is_tcx {
-                self.is_linked(hook, &attachment.interface)?
+                self.is_linked(hook, &attachment)?
             } else {
                 self.table.filter_exists(hook).await.unwrap_or(false)
             };

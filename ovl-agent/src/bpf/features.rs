@@ -24,7 +24,10 @@ const ENCAP_L2_SHIFT: u32 = 56;
 pub const ENCAP_VXLAN: u64 =
     FIXED_GSO | NO_CSUM_RESET | ENCAP_L3_IPV4 | ENCAP_L4_UDP | ENCAP_L2_ETH | 14 << ENCAP_L2_SHIFT;
 
-/// The same for tunnels over IPv6.
+/// The same for IP in IPv4.
+pub const ENCAP_IPIP: u64 = FIXED_GSO | NO_CSUM_RESET | ENCAP_L3_IPV4;
+
+/// The same as for VXLAN, for tunnels over IPv6.
 pub(crate) const ENCAP_VXLAN_IPV6: u64 = ENCAP_VXLAN ^ ENCAP_L3_IPV4 ^ ENCAP_L3_IPV6;
 /// What they ask for to take a tunnel over IPv4 off an IPv6 packet.
 pub(crate) const DECAP_MIXED: u64 = FIXED_GSO | NO_CSUM_RESET | DECAP_L3_IPV6;

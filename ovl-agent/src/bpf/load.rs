@@ -9,14 +9,15 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use ovl_common::{
-    Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IpKey, LEASES, LOGS, Mac, NODES, POD_MACS, PORTS,
-    Port, Program, Remote, STATE, STATS, Stat, TRACE, TRACED, Trace, Traced,
+    Config, ENDPOINTS, Encapsulation, Endpoint, FLOWS, Flow, FlowKey, IpKey, LEASES, LOGS, Mac, NODES,
+    POD_MACS, PORTS, Port, Program, Remote, STATE, STATS, Stat, TRACE, TRACED, Trace, Traced,
 };
 
 use super::features;
 use super::flows::FlowMap;
 use super::maps::Abi;
 use super::pins::{Pins, Shape, check_map};
+use super::programs::{self, Programs};
 
 pub(super) static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ovl.bpf.o"));
 
@@ -54,7 +55,7 @@ const NO_KERNEL: &str =
 /// The loaded object.
 pub struct DataPlane {
     /// The programs.
-    pub programs: Ebpf,
+    pub programs: Programs,
     /// [`STATE`].
     pub state: Array<MapData, Abi<Config>>,
     /// [`LEASES`].
@@ -74,8 +75,14 @@ pub struct DataPlane {
 }
 
 impl DataPlane {
-    /// Creates the maps, or takes those that are pinned, and loads every program. Nothing is attached yet.
-    pub fn load(source: &ObjectSource, max_flows: u32, pins: Option<&Pins>) -> Result<Self, LoadError> {
+    /// Creates the maps, or takes those that are pinned, and loads the programs for tunnels of a kind. Nothing is attached
+    /// yet.
+    pub fn load(
+        source: &ObjectSource,
+        encapsulation: Encapsulation,
+        max_flows: u32,
+        pins: Option<&Pins>,
+    ) -> Result<Self, LoadError> {
         let from_file;
         let object = match source {
             ObjectSource::Embedded => EMBEDDED,
@@ -101,7 +108,7 @@ impl DataPlane {
         }
         let mut programs =
             object_loader.load(object).map_err(|error| from_kernel("creating the BPF maps", &error))?;
-        load_programs(&mut programs, pins)?;
+        load_programs(&mut programs, encapsulation, pins)?;
         Ok(Self {
             state: take(&mut programs, STATE.name)?,
             leases: take(&mut programs, LEASES.name)?,
@@ -112,25 +119,38 @@ impl DataPlane {
             pod_macs: take(&mut programs, POD_MACS.name)?,
             endpoints: take(&mut programs, ENDPOINTS.name)?,
             stats: take(&mut programs, STATS.name)?,
-            programs,
+            programs: Programs { ebpf: programs, encapsulation },
         })
     }
 }
 
 /// Those of tc, all at the same time: the verifier takes tens of milliseconds for each.
-fn load_programs(programs: &mut Ebpf, pins: Option<&Pins>) -> Result<(), LoadError> {
+fn load_programs(
+    programs: &mut Ebpf,
+    encapsulation: Encapsulation,
+    pins: Option<&Pins>,
+) -> Result<(), LoadError> {
     let step = |program: Program| format!("loading BPF program {}", program.name());
-    let ours = |name: &str| Program::TC.into_iter().find(|program| program.name() == name);
+    let ours = |name: &str| {
+        let of = |ethernet| {
+            Program::TC.into_iter().find(|program| programs::name(*program, encapsulation, ethernet) == name)
+        };
+        // One that is only for interfaces without Ethernet headers is not what the other is known by.
+        of(true).map(|program| (program, pins)).or_else(|| of(false).map(|program| (program, None)))
+    };
     let found: Vec<_> =
         programs.programs_mut().filter_map(|(name, program)| Some((ours(name)?, program))).collect();
-    let missing = Program::TC.into_iter().find(|program| found.iter().all(|(found, _)| found != program));
+    let missing =
+        Program::TC.into_iter().find(|program| found.iter().all(|((found, _), _)| found != program));
     if let Some(missing) = missing {
         return Err(failed(step(missing), "the object has no such program", BAD_OBJECT));
     }
     thread::scope(|scope| {
         let threads: Vec<_> = found
             .into_iter()
-            .map(|(program, loaded)| scope.spawn(move || load_program(program, loaded, pins, &step(program))))
+            .map(|((program, pins), loaded)| {
+                scope.spawn(move || load_program(program, loaded, pins, &step(program)))
+            })
             .collect();
         let lost = || failed("loading the BPF programs", "a thread ended early", "restart ovl-agent");
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_panicked| Err(lost())))
@@ -289,7 +309,9 @@ mod tests {
     #[test]
     fn a_missing_file_names_itself() {
         let source = ObjectSource::File("/nonexistent/ovl.o".into());
-        let Err(error) = DataPlane::load(&source, 16, None) else { panic!("there is no such file") };
+        let Err(error) = DataPlane::load(&source, Encapsulation::Vxlan, 16, None) else {
+            panic!("there is no such file")
+        };
         let text = error.to_string();
         assert!(text.contains("/nonexistent/ovl.o") && text.contains("build-ebpf"), "{text}");
     }

@@ -25,10 +25,14 @@ impl Device {
         self.is_ours() || (flannel && self.is_flannels())
     }
 
-    /// A VXLAN or TUN device with the alias that the tables set: `ovl` and the network.
+    /// A device of a tunnel, a TUN device or what stands in for one, with the alias that the tables set: `ovl` and the network.
     fn is_ours(&self) -> bool {
         let network = self.alias.strip_prefix("ovl ").map(str::parse::<IpNet>);
-        matches!(self.kind, Some(InfoKind::Vxlan | InfoKind::Tun)) && matches!(network, Some(Ok(_)))
+        let is_made = matches!(
+            self.kind,
+            Some(InfoKind::Vxlan | InfoKind::Tun | InfoKind::IpIp | InfoKind::Ip6Tnl | InfoKind::Veth)
+        );
+        is_made && matches!(network, Some(Ok(_)))
     }
 
     /// A device with a name that flanneld gives, and of the kind that it makes (FLANNEL.md 5).
@@ -116,13 +120,16 @@ mod tests {
 
     #[test]
     fn devices_are_known_by_kind_and_alias_or_name() {
-        use InfoKind::{Dummy, IpIp, Tun, Vxlan, Wireguard};
+        use InfoKind::{Dummy, Ip6Tnl, IpIp, Tun, Veth, Vxlan, Wireguard};
         // Ours, and flannel's.
         let table = [
             ("flannel.1", "ovl 10.42.0.0/16", Vxlan, true, true),
             ("flannel-v6.1", "ovl fd42::/48", Vxlan, true, true),
             ("renamed", "ovl 10.42.0.0/16", Vxlan, true, false),
             ("flannel0", "ovl 10.42.0.0/16", Tun, true, true),
+            ("flannel.ipip", "ovl 10.42.0.0/16", IpIp, true, true),
+            ("flannel-v6.ipip", "ovl 10.42.0.0/16", Ip6Tnl, true, false),
+            ("flannel.ipip", "ovl 10.42.0.0/16", Veth, true, false),
             ("flannel.1", "", Vxlan, false, true),
             ("flannel.4096", "somebody's", Vxlan, false, true),
             ("flannel-v6.7", "", Vxlan, false, true),

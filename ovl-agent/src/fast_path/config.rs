@@ -1,7 +1,7 @@
 //! What the programs are told of the node, in one row.
 
 use ipnet::IpNet;
-use ovl_common::{ABI, Config, Encapsulation, IpKey, Mac, Prefix, Range, Tunnel as TunnelRow};
+use ovl_common::{ABI, Config, IpKey, Mac, Prefix, Range, Tunnel as TunnelRow};
 
 use super::{Cluster, FastPath, Places};
 use crate::cli;
@@ -15,7 +15,7 @@ impl FastPath {
     pub(super) fn config(&self, node: &Node, cluster: &Cluster<'_>, places: &Places<'_>) -> Config {
         let (source_port_min, source_port_max) = sysctl::source_ports();
         // Strictly only where every lease is known to the programs: the others' pods would be strangers.
-        let is_complete = self.can_tunnel && !cluster.nodes_unsure && !cluster.remotes_withheld;
+        let is_complete = self.lacking.is_none() && !cluster.nodes_unsure && !cluster.remotes_withheld;
         let source_check = match self.policy.source_check {
             cli::SourceCheck::Strict if !is_complete => ovl_common::SourceCheck::Loose,
             cli::SourceCheck::Off => ovl_common::SourceCheck::Off,
@@ -56,16 +56,19 @@ fn tunnel_row(family: Family, node: &Node, cluster: &Cluster<'_>, places: &Place
     else {
         return bytemuck::Zeroable::zeroed();
     };
+    let device = places.overlay.get(family);
     TunnelRow {
         address: IpKey::from(*address),
-        device: places.overlay.get(family).map_or(0, |(ifindex, _)| *ifindex),
+        device: device.map_or(0, |device| device.ifindex),
         vni: tunnel.vni,
         mtu: tunnel.mtu,
-        mac: tunnel.mac,
+        mac: if tunnel.stand_in { device.map_or(tunnel.mac, |device| device.mac) } else { tunnel.mac },
         port: tunnel.port.to_be_bytes(),
-        encapsulation: Encapsulation::Vxlan as u8,
+        encapsulation: tunnel.encapsulation as u8,
         hop_limit: sysctl::hop_limit(family, &node.underlay.name),
-        reserved: [0; 2],
+        // Before there is the device packets would be handed to nobody.
+        stand_in: u8::from(tunnel.stand_in && device.is_some()),
+        reserved: [0; 1],
     }
 }
 

@@ -15,8 +15,8 @@ use crate::node::Underlay;
 pub struct Places<'a> {
     /// The pods' interfaces.
     pub pods: &'a BTreeMap<u32, PodPort>,
-    /// The overlay devices: index and name.
-    pub overlay: &'a ByFamily<(u32, String)>,
+    /// The overlay devices.
+    pub overlay: &'a ByFamily<Interface>,
     /// The underlay device.
     pub underlay: Option<&'a Interface>,
 }
@@ -62,12 +62,13 @@ pub(super) fn hooks(underlay: &Underlay, is_direct: bool, places: &Places<'_>) -
     if is_direct {
         add(underlay.ifindex, Program::ToOverlay, &underlay.name);
     }
-    for (_, (ifindex, name)) in places.overlay.iter() {
-        add(*ifindex, Program::ToOverlay, name);
-    }
     for (ifindex, pod) in places.pods {
         add(*ifindex, Program::FromPod, &pod.interface);
         add(*ifindex, Program::ToPod, &pod.interface);
+    }
+    for (_, device) in places.overlay.iter() {
+        let hook = Hook { ifindex: device.ifindex, program: Program::ToOverlay };
+        hooks.insert(hook, Attachment { ethernet: device.ethernet, ..Attachment::tc(&device.name) });
     }
     hooks
 }
@@ -121,7 +122,8 @@ mod tests {
         let plain = pod_ports(&interfaces, "cni9", Some(&pattern));
         assert_eq!(plain.keys().copied().collect::<Vec<_>>(), [6]);
         assert_eq!(plain[&6].port.gateway, Mac([2, 0, 0, 0, 0, 6]), "it is its own gateway");
-        let overlay = ByFamily { v4: Some((8, "flannel.1".to_owned())), v6: None };
+        let (_, device) = interface(8, "flannel.1", None, false, false);
+        let overlay = ByFamily { v4: Some(device), v6: None };
         let places = Places { pods: &pods, overlay: &overlay, underlay: None };
         assert_eq!(hooks(&node().underlay, false, &places).len(), 4);
         assert_eq!(hooks(&node().underlay, true, &places).len(), 5);

@@ -62,7 +62,7 @@ impl Xdp {
             return None;
         };
         let hook = Hook { ifindex: underlay.ifindex, program: Program::FromWireXdp };
-        let attachment = Attachment { interface: underlay.name.clone(), xdp: Some(mode) };
+        let attachment = Attachment { xdp: Some(mode), ..Attachment::tc(&underlay.name) };
         if attaching.holds(&hook, &attachment) {
             self.choose(choice);
             return Some((hook, attachment));

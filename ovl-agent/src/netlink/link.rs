@@ -184,7 +184,7 @@ fn same_ends(have: &VxlanDevice, want: &VxlanDevice) -> bool {
 }
 
 /// Router advertisements from the overlay must not configure the node; where IPv6 is off there is no such file.
-fn refuse_router_advertisements(device: &str) {
+pub(super) fn refuse_router_advertisements(device: &str) {
     let path = format!("/proc/sys/net/ipv6/conf/{device}/accept_ra");
     if crate::sysctl::write(&path, "0").is_err() {
         tracing::debug!("{path} cannot be written: IPv6 is off or read-only");

@@ -36,6 +36,9 @@ impl Change {
                     ("Backend.GBP", old.gbp != new.gbp),
                 ]));
             }
+            (BackendConfig::Ipip(old), BackendConfig::Ipip(new)) => {
+                live.extend(differing([("Backend.DirectRouting", old.direct_routing != new.direct_routing)]));
+            }
             (BackendConfig::Udp(old), BackendConfig::Udp(new)) => {
                 restart.extend(differing([("Backend.Port", old.port != new.port)]));
             }
@@ -103,6 +106,11 @@ mod tests {
         let udp = |port| format!(r#"{{"Network":"10.1.0.0/16","Backend":{{"Type":"udp","Port":{port}}}}}"#);
         let [old, new] = [7890, 7891].map(|port| Network::parse(&udp(port)).expect("valid"));
         assert_eq!(Change::between(&old, &new), Change::Restart(vec!["Backend.Port"]));
+        let ipip = |direct| {
+            format!(r#"{{"Network":"10.1.0.0/16","Backend":{{"Type":"ipip","DirectRouting":{direct}}}}}"#)
+        };
+        let [old, new] = [false, true].map(|direct| Network::parse(&ipip(direct)).expect("valid"));
+        assert_eq!(Change::between(&old, &new), Change::Live(vec!["Backend.DirectRouting"]));
         let old = Network::parse(OLD).expect("valid");
         for (text, change) in table {
             assert_eq!(Change::between(&old, &Network::parse(text).expect(text)), change, "{text}");

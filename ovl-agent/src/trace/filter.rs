@@ -84,7 +84,7 @@ fn reasons_of(action: Action) -> u64 {
         Action::Send => bit(Reason::Forwarded),
         Action::Deliver => bit(Reason::Delivered),
         Action::Strip => bit(Reason::Stripped),
-        Action::Pass | Action::Drop | Action::Return => {
+        Action::Pass | Action::Drop | Action::Return | Action::Wrap => {
             !(bit(Reason::Forwarded) | bit(Reason::Delivered) | bit(Reason::Stripped))
         }
     }

@@ -1,11 +1,14 @@
 //! A packet in memory.
 
+use std::marker::PhantomData;
+
 use bytemuck::{AnyBitPattern, NoUninit};
 use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet};
 use ovl_common::{IpKey, Reason};
 
 use crate::ip::{Family, IpHeader};
-use crate::packet::{Bytes, Early, IP, Packet, tunnel_length};
+use crate::packet::{Bytes, Early, IP, Packet};
+use crate::tunnel::{Tunnel, Vxlan};
 
 /// What fresh headroom holds: not zeros, so that a header byte nobody wrote is noticed.
 const POISON: u8 = 0xa5;
@@ -13,7 +16,7 @@ const POISON: u8 = 0xa5;
 /// Bytes with the properties that a socket buffer has besides.
 #[expect(clippy::struct_excessive_bools, reason = "they are the properties of a packet, one field each")]
 #[derive(Clone, Debug)]
-pub struct Frame {
+pub struct Frame<K = Vxlan> {
     /// The bytes.
     pub bytes: Vec<u8>,
     /// The interface it came in on, or goes out of.
@@ -36,11 +39,20 @@ pub struct Frame {
     pub rigid: bool,
     /// What stands in front of the packet.
     pub note: Option<u64>,
+    /// The kind of tunnel.
+    pub kind: PhantomData<K>,
 }
 
 impl Frame {
-    /// A packet on an interface.
+    /// A packet on an interface, of a network with VXLAN.
     pub fn new(ifindex: u32, bytes: Vec<u8>) -> Self {
+        Self::of(ifindex, bytes)
+    }
+}
+
+impl<K> Frame<K> {
+    /// A packet on an interface, of a network with tunnels of kind `K`.
+    pub fn of(ifindex: u32, bytes: Vec<u8>) -> Self {
         Self {
             bytes,
             ifindex,
@@ -53,9 +65,12 @@ impl Frame {
             added_to_sum: 0,
             rigid: false,
             note: None,
+            kind: PhantomData,
         }
     }
+}
 
+impl<K: Tunnel> Frame<K> {
     /// A header of a frame that has it.
     ///
     /// # Panics
@@ -73,7 +88,9 @@ impl Frame {
     }
 }
 
-impl Bytes for Frame {
+impl<K: Tunnel> Bytes for Frame<K> {
+    type Tunnel = K;
+
     fn at<T: AnyBitPattern>(&self, offset: usize) -> Result<&T, Reason> {
         let bytes = self.bytes.get(offset..offset + size_of::<T>()).ok_or(Reason::Short)?;
         Ok(bytemuck::from_bytes(bytes))
@@ -96,7 +113,7 @@ impl Bytes for Frame {
         if self.rigid {
             return Err(Reason::NoRoom);
         }
-        self.bytes.drain(IP..IP + tunnel_length::<O>());
+        self.bytes.drain(IP..IP + K::length::<O>());
         let ethertype = match inner {
             Family::V4 => ETHERTYPE_IPV4,
             Family::V6 => ETHERTYPE_IPV6,
@@ -106,7 +123,7 @@ impl Bytes for Frame {
     }
 }
 
-impl Early for Frame {
+impl<K: Tunnel> Early for Frame<K> {
     fn write_note(&mut self, note: u64) -> Result<(), Reason> {
         if self.note.is_some() {
             return Err(Reason::Metadata);
@@ -120,7 +137,7 @@ impl Early for Frame {
     }
 }
 
-impl Packet for Frame {
+impl<K: Tunnel> Packet for Frame<K> {
     fn make_linear(&mut self, _bytes: usize) {}
 
     fn ethertype(&self) -> [u8; 2] {
@@ -167,7 +184,7 @@ impl Packet for Frame {
         if self.rigid {
             return Err(Reason::NoRoom);
         }
-        self.bytes.splice(IP..IP, std::iter::repeat_n(POISON, tunnel_length::<O>()));
+        self.bytes.splice(IP..IP, std::iter::repeat_n(POISON, K::length::<O>()));
         self.change::<Ethernet>(0, |ethernet| ethernet.ethertype = O::ETHERTYPE);
         Ok(())
     }

@@ -157,7 +157,8 @@ pub fn config() -> Config {
         port: 8472u16.to_be_bytes(),
         encapsulation: Encapsulation::Vxlan as u8,
         hop_limit: 64,
-        reserved: [0; 2],
+        stand_in: 0,
+        reserved: [0; 1],
     };
     Config {
         abi: ABI,
@@ -183,6 +184,21 @@ pub fn config() -> Config {
     }
 }
 
+/// The same of a node with IP in IP; where `stand_in`, its kernel has no devices for that.
+pub fn ipip_config(stand_in: bool) -> Config {
+    let tunnel = |tunnel: Tunnel, mtu: u32| Tunnel {
+        vni: 0,
+        mtu,
+        mac: if stand_in { VTEP } else { Mac::default() },
+        port: [0; 2],
+        encapsulation: Encapsulation::Ipip as u8,
+        stand_in: u8::from(stand_in),
+        ..tunnel
+    };
+    let config = config();
+    Config { tunnel_v4: tunnel(config.tunnel_v4, 1480), tunnel_v6: tunnel(config.tunnel_v6, 1460), ..config }
+}
+
 /// The known pod.
 pub fn endpoint() -> Endpoint {
     Endpoint::new(POD_PORT, POD_MAC, GATEWAY)
@@ -194,7 +210,8 @@ pub fn remote(travel: Travel, outer: Family) -> Remote {
         Family::V4 => IpAddr::from(PEER_NODE),
         Family::V6 => IpAddr::from(PEER_NODE6),
     };
-    Remote { node: node.into(), travel: travel as u8, zero_checksum: 0, vtep_mac: PEER_VTEP }
+    let vtep_mac = if travel == Travel::Ipip { Mac::default() } else { PEER_VTEP };
+    Remote { node: node.into(), travel: travel as u8, zero_checksum: 0, vtep_mac }
 }
 
 /// The peer's subnets.
@@ -214,6 +231,11 @@ fn prefix6(subnet: u16) -> IpKey {
 /// A node with one peer (10.42.7.0/24 and fd42:0:0:7::/64) over IPv4 and one known pod.
 pub fn tables(travel: Travel) -> Mem {
     tables_over(travel, Family::V4)
+}
+
+/// The same with IP in IP.
+pub fn ipip_tables(outer: Family, stand_in: bool) -> Mem {
+    Mem { config: Some(ipip_config(stand_in)), ..tables_over(Travel::Ipip, outer) }
 }
 
 /// The same with the nodes' addresses of one family.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use bytemuck::Zeroable as _;
-use ovl_common::wire::{Ethernet, Ipv4, Ipv6, TunnelHeaders, UDP, Udp, Vxlan, fold, sum};
+use ovl_common::wire::{Ethernet, IPIP, IPV6_IN_IP, Ipv4, Ipv6, TunnelHeaders, UDP, Udp, Vxlan, fold, sum};
 use ovl_common::{IpKey, Mac};
 
 use super::{
@@ -11,6 +11,8 @@ use super::{
     POD_PORT, POD6, UNDERLAY, UNDERLAY_MAC, VTEP,
 };
 use crate::ip::{Family, IpHeader, Outer, pseudo_header};
+use crate::ipip::Ipip;
+use crate::packet::IP;
 
 /// An Ethernet frame around a UDP packet with `payload` bytes, with all its checksums.
 ///
@@ -49,6 +51,8 @@ fn frame<I: IpHeader>(
     let fields = Outer {
         source: &source,
         destination: &destination,
+        protocol: UDP,
+        may_be_cut: true,
         tos: 0,
         hop_limit: 64,
         payload: length,
@@ -138,9 +142,7 @@ fn wrapped<O: IpHeader>(source: IpKey, destination: IpKey, inner: &[u8]) -> Vec<
     let ethernet = Ethernet { source: Mac([2; 6]), destination: UNDERLAY_MAC, ethertype: O::ETHERTYPE };
     let payload = u16::try_from(16 + inner.len()).expect("fits");
     let mut ip = O::zeroed();
-    let fields =
-        Outer { source: &source, destination: &destination, tos: 0, hop_limit: 64, payload, id: 0xabcd };
-    ip.write_outer(&fields);
+    ip.write_outer(&outer(&source, &destination, UDP, payload));
     let mut tunnel = TunnelHeaders::zeroed();
     tunnel.udp = Udp {
         source: [0xc0, 0],
@@ -151,4 +153,35 @@ fn wrapped<O: IpHeader>(source: IpKey, destination: IpKey, inner: &[u8]) -> Vec<
     tunnel.vxlan = Vxlan::new(1);
     [bytemuck::bytes_of(&ethernet), bytemuck::bytes_of(&ip), &bytemuck::bytes_of(&tunnel)[..16], inner]
         .concat()
+}
+
+fn outer<'a>(source: &'a IpKey, destination: &'a IpKey, protocol: u8, payload: u16) -> Outer<'a> {
+    Outer { source, destination, protocol, may_be_cut: true, tos: 0, hop_limit: 64, payload, id: 0xabcd }
+}
+
+/// What the pod sends to its peer in a network with IP in IP.
+pub fn ipip_from_pod_frame_of(inner: Family) -> Frame<Ipip> {
+    Frame::of(POD_PORT, from_pod_frame_of(inner).bytes)
+}
+
+/// The peer's answer in IP. IPv6 does not travel in IPv4.
+pub fn ipip_from_wire_frame_of(inner: Family, outer: Family) -> Frame<Ipip> {
+    let packet = &to_pod_frame_of(inner).bytes[IP..];
+    let protocol = if inner == Family::V4 { IPIP } else { IPV6_IN_IP };
+    let bytes = match outer {
+        Family::V4 => {
+            in_ip::<Ipv4>(IpAddr::from(PEER_NODE).into(), IpAddr::from(NODE).into(), protocol, packet)
+        }
+        Family::V6 => {
+            in_ip::<Ipv6>(IpAddr::from(PEER_NODE6).into(), IpAddr::from(NODE6).into(), protocol, packet)
+        }
+    };
+    Frame::of(UNDERLAY, bytes)
+}
+
+fn in_ip<O: IpHeader>(source: IpKey, destination: IpKey, protocol: u8, packet: &[u8]) -> Vec<u8> {
+    let ethernet = Ethernet { source: Mac([2; 6]), destination: UNDERLAY_MAC, ethertype: O::ETHERTYPE };
+    let mut ip = O::zeroed();
+    ip.write_outer(&outer(&source, &destination, protocol, u16::try_from(packet.len()).expect("fits")));
+    [bytemuck::bytes_of(&ethernet), bytemuck::bytes_of(&ip), packet].concat()
 }

@@ -22,14 +22,14 @@ impl Attaching<'_> {
         };
         let how = self.table.how;
         if how != TcAttach::Clsact {
-            if let Some(way) = self.take_over(hook) {
+            if let Some(way) = self.take_over(hook, attachment) {
                 return Ok(Held { attachment: attachment.clone(), way });
             }
             let order = match self.table.order {
                 TcxOrder::First => LinkOrder::first(),
                 TcxOrder::Last => LinkOrder::last(),
             };
-            let program = self.program(hook.program).map_err(wrong)?;
+            let program = self.program(hook, attachment).map_err(wrong)?;
             let options = TcAttachOptions::TcxOrder(order);
             match program.attach_with_options(&attachment.interface, hook.direction(), options) {
                 Ok(id) => {
@@ -56,7 +56,7 @@ impl Attaching<'_> {
         }
         let filter = self.table.filter;
         let there = self.table.filter_exists(hook).await.map_err(wrong)?;
-        let program = self.program(hook.program).map_err(wrong)?;
+        let program = self.program(hook, attachment).map_err(wrong)?;
         let id = if there {
             // An earlier agent's: replaced in one step, so that no packet finds none.
             SchedClassifierLink::attached(&attachment.interface, hook.direction(), PRIORITY, filter, None)
@@ -75,16 +75,16 @@ impl Attaching<'_> {
     }
 
     /// Whether our program is among those on an interface.
-    pub(super) fn is_linked(&mut self, hook: Hook, interface: &str) -> Result<bool> {
-        let program = self.program(hook.program)?.info().context("cannot ask about a BPF program")?.id();
-        match SchedClassifier::query_tcx(interface, hook.direction()) {
+    pub(super) fn is_linked(&mut self, hook: Hook, attachment: &Attachment) -> Result<bool> {
+        let program = self.program(hook, attachment)?.info().context("cannot ask about a BPF program")?.id();
+        match SchedClassifier::query_tcx(&attachment.interface, hook.direction()) {
             Ok((_, programs)) => Ok(programs.iter().any(|info| info.id() == program)),
             // aya looks each of them up by its number, for which it takes CAP_SYS_ADMIN. A link that was taken off
             // cannot be given a program; giving it the one that it has does nothing.
             Err(ProgramError::SyscallError(error))
                 if error.io_error.raw_os_error() == Some(nix::libc::EPERM) =>
             {
-                Ok(self.table.pins.is_none() || self.take_over(hook).is_some())
+                Ok(self.table.pins.is_none() || self.take_over(hook, attachment).is_some())
             }
             Err(_) => Ok(false),
         }
@@ -92,11 +92,11 @@ impl Attaching<'_> {
 
     /// Puts our program in the place of an earlier agent's, in one step. `None` where there is none to take over, or its
     /// interface is gone and another has its index.
-    fn take_over(&mut self, hook: Hook) -> Option<Way> {
+    fn take_over(&mut self, hook: Hook, attachment: &Attachment) -> Option<Way> {
         let path = self.table.pins.as_ref()?.link(hook);
         let pinned = PinnedLink::from_pin(&path).ok()?;
         let link = SchedClassifierLink::try_from(FdLink::from(pinned)).ok()?;
-        let program = self.program(hook.program).ok()?;
+        let program = self.program(hook, attachment).ok()?;
         match program.attach_to_link(link) {
             // The pin keeps the link; aya's descriptor is not needed.
             Ok(id) => {

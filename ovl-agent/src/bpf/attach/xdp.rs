@@ -9,7 +9,6 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode};
 use nix::libc;
-use ovl_common::Program;
 use rtnetlink::Handle;
 use tokio::time::{sleep, timeout};
 
@@ -24,8 +23,7 @@ const NO_MODE: &str = "leave --xdp off: the program at tc strips tunnels as well
 
 impl Attaching<'_> {
     fn xdp(&mut self) -> Result<&mut Xdp> {
-        let found = self.programs.program_mut(Program::FromWireXdp.name());
-        found.context("the BPF object lost a program")?.try_into().context("a BPF program changed its type")
+        self.programs.xdp()
     }
 
     /// Attaches the program of XDP, which is loaded for it. Where an earlier agent's is attached in this mode, ours takes
