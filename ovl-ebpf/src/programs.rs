@@ -57,7 +57,12 @@ classifiers! {
 }
 
 #[inline(always)]
-fn act<K, const L2: usize>(packet: &Skb<K, L2>, program: Program, bytes: usize, verdict: Verdict<'_>) -> i32 {
+fn act<K: Tunnel, const L2: usize>(
+    packet: &Skb<K, L2>,
+    program: Program,
+    bytes: usize,
+    verdict: Verdict<'_>,
+) -> i32 {
     let summary = Summary::new(program, verdict);
     count(program, verdict.reason(), bytes);
     let action = match verdict {

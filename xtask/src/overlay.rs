@@ -9,6 +9,8 @@ pub(crate) enum Backend {
     Vxlan,
     /// Plain routes: all nodes share a network.
     HostGw,
+    /// IP in IP.
+    Ipip,
     /// Bare packets in UDP on port 8285, carried by the agents: there are no programs for it.
     Udp,
 }
@@ -28,6 +30,7 @@ impl Backend {
         match self {
             Self::Vxlan => "vxlan",
             Self::HostGw => "host-gw",
+            Self::Ipip => "ipip",
             Self::Udp => "udp",
         }
     }
@@ -42,10 +45,12 @@ impl Mode {
     }
 
     /// The agent's flags. Strict, so that no fallback passes for the real thing.
-    pub(crate) fn flags(self) -> &'static str {
-        match self {
-            Self::Ebpf => "--mode ebpf --strict",
-            Self::Kernel => "--mode kernel",
+    pub(crate) fn flags(self, backend: Backend) -> &'static str {
+        match (self, backend) {
+            (Self::Ebpf, _) => "--mode ebpf --strict",
+            // Where the kernel has no device for it, programs stand in for that alone.
+            (Self::Kernel, Backend::Ipip) => "--mode ebpf --strict --fast-path off",
+            (Self::Kernel, _) => "--mode kernel",
         }
     }
 }

@@ -23,11 +23,12 @@ pub(crate) struct Path {
 }
 
 /// The device that every packet between pods on different nodes passes when the kernel carries it, and none that the
-/// programs carry: the tunnel, or the pod bridge where there is none.
+/// programs carry: the tunnel, or the pod bridge where there is none of the kernel's.
 pub(crate) fn kernel_device(backend: Backend) -> &'static str {
     match backend {
         Backend::Vxlan => kernel_vtep::DEVICE,
-        Backend::HostGw => POD_BRIDGE,
+        // Where programs stand in for its device, that counts nothing.
+        Backend::HostGw | Backend::Ipip => POD_BRIDGE,
         Backend::Udp => flannel_udp::DEVICE,
     }
 }

@@ -73,7 +73,7 @@ impl Peer {
         let address6 = if ipv6 { format!(r#""{}""#, self.address6()) } else { "null".to_owned() };
         let data = |member: &str, mac: &str| format!(r#","{member}":{{"VNI":{VNI},"VtepMAC":"{mac}"}}"#);
         let data = match backend {
-            Backend::HostGw | Backend::Udp => String::new(),
+            Backend::HostGw | Backend::Ipip | Backend::Udp => String::new(),
             Backend::Vxlan if ipv6 => {
                 data("BackendData", &self.mac(4)) + &data("BackendV6Data", &self.mac(6))
             }

@@ -10,15 +10,16 @@ use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, 
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use nix::sched::{CloneFlags, unshare};
-use ovl_agent::bpf::{Abi, features};
+use ovl_agent::bpf::{Abi, features, program_name};
 use ovl_common::{
-    Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IpKey, LEASES, Mac, NODES, POD_MACS, PORTS, Port,
-    Prefix, Program, REASONS, Reason, Remote, STATE, STATS, Stat, TRACE, TRACED, Trace, Traced, Travel,
+    Config, ENDPOINTS, Encapsulation, Endpoint, FLOWS, Flow, FlowKey, IpKey, LEASES, Mac, NODES, POD_MACS,
+    PORTS, Port, Prefix, Program, REASONS, Reason, Remote, STATE, STATS, Stat, TRACE, TRACED, Trace, Traced,
+    Travel,
 };
 use ovl_ebpf::ip::Family;
 use ovl_ebpf::testing::{
     Frame, GATEWAY, OVERLAY, OVERLAY6, POD, POD_PORT, POD6, UNDERLAY, UNDERLAY_MAC, VTEP, config, endpoint,
-    nodes, remote, remote_subnets,
+    ipip_config, nodes, remote, remote_subnets,
 };
 
 /// What programs return (`linux/pkt_cls.h`).
@@ -34,6 +35,7 @@ pub(crate) const POISON: u8 = 0xa5;
 /// The programs, loaded.
 pub(crate) struct Programs {
     ebpf: Ebpf,
+    encapsulation: Encapsulation,
 }
 
 /// What a program made of a packet.
@@ -47,7 +49,7 @@ pub(crate) struct Run {
 impl Programs {
     /// Loads them once more beside those of this namespace, with maps of their own.
     pub(crate) fn once_more(travel: Travel) -> Self {
-        Self::filled(travel, Family::V4)
+        Self::filled(Encapsulation::Vxlan, travel, Family::V4)
     }
 
     /// Loads them and fills the maps: one peer that is reached by `travel`, and one known pod. Moves the calling
@@ -58,15 +60,26 @@ impl Programs {
 
     /// The same with the nodes' addresses of one family.
     pub(crate) fn load_over(travel: Travel, outer: Family) -> Self {
+        Self::load_of(Encapsulation::Vxlan, travel, outer)
+    }
+
+    /// The same of a network with IP in IP; where `stand_in`, the kernel has no devices for that.
+    pub(crate) fn load_ipip(outer: Family, stand_in: bool) -> Self {
+        let mut programs = Self::load_of(Encapsulation::Ipip, Travel::Ipip, outer);
+        programs.set_config(Config { deadline: u64::MAX, ..ipip_config(stand_in) });
+        programs
+    }
+
+    fn load_of(encapsulation: Encapsulation, travel: Travel, outer: Family) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
         interface(POD_PORT, "pod", GATEWAY);
         interface(UNDERLAY, "underlay", UNDERLAY_MAC);
         interface(OVERLAY, "overlay", VTEP);
         interface(OVERLAY6, "overlay6", VTEP);
-        Self::filled(travel, outer)
+        Self::filled(encapsulation, travel, outer)
     }
 
-    fn filled(travel: Travel, outer: Family) -> Self {
+    fn filled(encapsulation: Encapsulation, travel: Travel, outer: Family) -> Self {
         let object = ovl_tests::artifacts::bpf_object().expect("built by cargo xtask");
         let coarse = u8::from(features::has_coarse_clock());
         let mut ebpf = EbpfLoader::new()
@@ -74,12 +87,18 @@ impl Programs {
             .override_global("OVL_COARSE", &coarse, true)
             .load_file(object)
             .expect("loads");
-        for program in Program::TC {
-            let found = ebpf.program_mut(program.name()).expect("in the object");
+        let bare = program_name(Program::ToOverlay, encapsulation, false);
+        for name in
+            Program::TC.map(|program| program_name(program, encapsulation, true)).into_iter().chain([bare])
+        {
+            let found = ebpf.program_mut(name).expect("in the object");
             let classifier: &mut SchedClassifier = found.try_into().expect("a classifier");
-            classifier.load().expect("the verifier accepts it");
+            // Without tunnels of IP the two are one.
+            if classifier.fd().is_err() {
+                classifier.load().unwrap_or_else(|error| panic!("the verifier refuses {name}: {error}"));
+            }
         }
-        let mut programs = Self { ebpf };
+        let mut programs = Self { ebpf, encapsulation };
         if Self::strips_early() {
             programs.xdp().load().expect("the verifier accepts it");
         }
@@ -164,12 +183,14 @@ impl Programs {
     }
 
     pub(crate) fn classifier(&mut self, program: Program) -> &mut SchedClassifier {
-        let found = self.ebpf.program_mut(program.name()).expect("in the object");
+        let found =
+            self.ebpf.program_mut(program_name(program, self.encapsulation, true)).expect("in the object");
         found.try_into().expect("a classifier")
     }
 
     pub(crate) fn xdp(&mut self) -> &mut Xdp {
-        let found = self.ebpf.program_mut(Program::FromWireXdp.name()).expect("in the object");
+        let name = program_name(Program::FromWireXdp, self.encapsulation, true);
+        let found = self.ebpf.program_mut(name).expect("in the object");
         found.try_into().expect("a program of XDP")
     }
 
@@ -219,7 +240,7 @@ impl Programs {
     }
 
     /// Runs a packet through a program and returns what came out, with the one reason that was counted.
-    pub(crate) fn run(&mut self, program: Program, frame: &Frame) -> Run {
+    pub(crate) fn run<K>(&mut self, program: Program, frame: &Frame<K>) -> Run {
         let before = self.counts(program);
         let (action, bytes) = self.run_uncounted(program, frame);
         let after = self.counts(program);
@@ -235,7 +256,7 @@ impl Programs {
 
     /// Whether the kernel takes the packet for a test run: since 6.17 it refuses frames that end within their IP
     /// header. The library's own tests have those.
-    pub(crate) fn takes(frame: &Frame) -> bool {
+    pub(crate) fn takes<K>(frame: &Frame<K>) -> bool {
         let shortest = match frame.bytes.get(12..14) {
             Some([0x08, 0x00]) => 14 + 20,
             Some([0x86, 0xdd]) => 14 + 40,
@@ -245,7 +266,7 @@ impl Programs {
     }
 
     /// The same without asking for the reason, which costs a system call per counter.
-    pub(crate) fn run_uncounted(&mut self, program: Program, frame: &Frame) -> (i32, Vec<u8>) {
+    pub(crate) fn run_uncounted<K>(&mut self, program: Program, frame: &Frame<K>) -> (i32, Vec<u8>) {
         let mut out = vec![0; frame.bytes.len() + 256];
         let result = self.test(program, frame, &mut out);
         out.truncate(result.data_size_out as usize);
@@ -257,7 +278,7 @@ impl Programs {
         self.test(program, frame, &mut []).duration
     }
 
-    fn test(&mut self, program: Program, frame: &Frame, out: &mut [u8]) -> TestRunResult {
+    fn test<K>(&mut self, program: Program, frame: &Frame<K>, out: &mut [u8]) -> TestRunResult {
         if program == Program::FromWireXdp {
             let options = TestRunOptions {
                 data_in: Some(&frame.bytes),

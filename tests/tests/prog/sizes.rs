@@ -1,6 +1,7 @@
 //! How large the programs are, and how much work they are for the verifier: so that neither grows unnoticed.
 
 use ovl_common::Travel;
+use ovl_ebpf::ip::Family;
 
 use crate::program::Programs;
 
@@ -12,10 +13,14 @@ const VERIFIED: u32 = 100_000;
 
 #[test]
 fn programs_stay_small() {
-    let mut programs = Programs::load(Travel::Vxlan);
+    check(&mut Programs::load(Travel::Vxlan), "");
+    check(&mut Programs::load_ipip(Family::V4, true), "ipip, ");
+}
+
+fn check(programs: &mut Programs, kind: &str) {
     for program in Programs::all() {
         let info = programs.info(program);
-        let name = program.name();
+        let name = format!("{kind}{}", program.name());
         let bytes = info.size_translated().expect("known since 4.15");
         // Known since 5.16.
         let verified = info.verified_instruction_count();

@@ -25,9 +25,10 @@ const FEATURES: &[&str] = &[
     "generic-receive-offload",
 ];
 
-/// What VXLAN, and UDP alone, put before a packet over IPv4.
+/// What VXLAN, UDP alone and IP put before a packet over IPv4.
 const TUNNEL: u64 = 50;
 const UDP: u64 = 28;
+const IPIP: u64 = 20;
 /// Where a node's own offloads are listed.
 const NODE: &str = "node eth0";
 const PINGS: u32 = 20;
@@ -70,6 +71,7 @@ fn mtu(site: &Site) -> Result<u64> {
     let expected = match site.contender.backend {
         Backend::Vxlan => underlay - TUNNEL,
         Backend::HostGw => underlay,
+        Backend::Ipip => underlay - IPIP,
         Backend::Udp => underlay - UDP,
     };
     for member in members {

@@ -42,6 +42,7 @@ pub(super) const ALL: &[Contender] = &[
     contender("ovl-vxlan", Backend::Vxlan, Mode::Ebpf, "--fast-path verified", Between::Pods),
     contender("ovl-vxlan-xdp", Backend::Vxlan, Mode::Ebpf, XDP, Between::Pods),
     contender("ovl-host-gw", Backend::HostGw, Mode::Ebpf, "--fast-path verified", Between::Pods),
+    contender("ovl-ipip", Backend::Ipip, Mode::Ebpf, "--fast-path verified", Between::Pods),
     contender("ovl-vxlan-always", Backend::Vxlan, Mode::Ebpf, ALWAYS, Between::Pods),
     contender("ovl-tun", Backend::Udp, Mode::Kernel, "", Between::Pods),
 ];
@@ -70,6 +71,6 @@ impl Contender {
     /// All flags of its agents.
     pub(super) fn agent_flags(&self) -> String {
         // Flannel's installations masquerade; the forward rules are there by default.
-        format!("{} {} --ip-masq", self.mode.flags(), self.flags)
+        format!("{} {} --ip-masq", self.mode.flags(self.backend), self.flags)
     }
 }

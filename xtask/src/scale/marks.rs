@@ -25,7 +25,9 @@ impl Peer {
                     Mark::new(format!("{address} dev {device} "), mac),
                     Mark::new(format!("{subnet}/{bits} "), device.to_owned()),
                 ],
-                Backend::HostGw => vec![Mark::new(format!("{subnet}/{bits} via {address} "), String::new())],
+                Backend::HostGw | Backend::Ipip => {
+                    vec![Mark::new(format!("{subnet}/{bits} via {address} "), String::new())]
+                }
                 // Its peers are no matter of the kernel.
                 Backend::Udp => Vec::new(),
             })
@@ -43,7 +45,7 @@ impl Peer {
                     gone(format!("{subnet} dev {device}")),
                     gone(format!("{address} dev {device}")),
                 ],
-                Backend::HostGw => vec![gone(format!("{subnet}/{bits}"))],
+                Backend::HostGw | Backend::Ipip => vec![gone(format!("{subnet}/{bits}"))],
                 Backend::Udp => Vec::new(),
             })
             .collect()
@@ -54,7 +56,7 @@ impl Peer {
         let before = Self { has_moved: !self.has_moved, ..self };
         let is_route = |mark: &Mark| mark.start.contains('/');
         match self.overlay.backend {
-            Backend::HostGw | Backend::Udp => self.appears(),
+            Backend::HostGw | Backend::Ipip | Backend::Udp => self.appears(),
             Backend::Vxlan => {
                 // The route leads to the subnet's first address as before.
                 let new = self.appears().into_iter().filter(|mark| !is_route(mark));
