@@ -81,7 +81,7 @@ fn fits_way<I: IpHeader, O: IpHeader, P: Packet>(
     remote: &Remote,
     inner: &Inner,
 ) -> Result<(), Reason> {
-    if P::Tunnel::may_be_cut::<I, O>(packet.at(IP)?) {
+    if P::Tunnel::may_be_cut::<I, O>(config, packet.at(IP)?) {
         return Ok(());
     }
     let length = outer_length::<O, P>(inner);

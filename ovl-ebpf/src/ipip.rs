@@ -2,7 +2,7 @@
 //! the way that flannel makes them.
 //!
 //! The outer hop limit is the inner one, after this node's hop; over IPv4 DF is what the inner packet has (RFC 2003
-//! section 3.1), clear for one of IPv6; the DSCP is 0 and the ECN field as RFC 6040 has it.
+//! section 3.1) unless a device stands in for the kernel's; the DSCP is 0 and the ECN field as RFC 6040 has it.
 
 use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPIP, IPV6_IN_IP, Ipv4};
 use ovl_common::{Config, Encapsulation, Reason, Remote, Travel};
@@ -30,9 +30,10 @@ impl Tunnel for Ipip {
     const WRAPS_OWN: bool = false;
     const PROTOCOL: u8 = IPIP;
 
+    /// Without a device of its own the kernel takes no router's word for what is too large: then routers cut.
     #[inline(always)]
-    fn may_be_cut<I: IpHeader, O: IpHeader>(ip: &I) -> bool {
-        O::FAMILY == Family::V4 && ip.may_be_cut()
+    fn may_be_cut<I: IpHeader, O: IpHeader>(config: &Config, ip: &I) -> bool {
+        O::FAMILY == Family::V4 && (O::tunnel(config).stand_in != 0 || ip.may_be_cut())
     }
 
     #[inline(always)]
@@ -46,7 +47,7 @@ impl Tunnel for Ipip {
     ) -> Result<(), Reason> {
         let id =
             if O::FAMILY == Family::V4 { tables.identifications(segments(packet, inner.length)) } else { 0 };
-        let may_be_cut = Self::may_be_cut::<I, O>(packet.at(IP)?);
+        let may_be_cut = Self::may_be_cut::<I, O>(config, packet.at(IP)?);
         let plan = Plan { length: inner.length, id, may_be_cut };
         write::<I, O, P>(packet, config, remote, &plan, hops)
     }

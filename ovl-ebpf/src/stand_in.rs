@@ -121,8 +121,7 @@ pub(crate) fn hand_out<P: Packet<Tunnel = Ipip>, T: Tables>(
     }
 }
 
-/// Wraps any packet that the kernel routed to a peer. DF is clear: where the way is narrower than the interface, nobody could
-/// tell the sender, and what routers take apart stock peers put together.
+/// Wraps any packet that the kernel routed to a peer.
 #[inline(never)]
 fn wrap<I: IpHeader, O: IpHeader, P: Packet<Tunnel = Ipip>, T: Tables>(
     packet: &mut P,
@@ -140,6 +139,6 @@ fn wrap<I: IpHeader, O: IpHeader, P: Packet<Tunnel = Ipip>, T: Tables>(
     }
     let length = packet.length().wrapping_sub(IP);
     let id = if O::FAMILY == Family::V4 { tables.identifications(segments(packet, length)) } else { 0 };
-    let plan = ipip::Plan { length, id, may_be_cut: true };
+    let plan = ipip::Plan { length, id, may_be_cut: Ipip::may_be_cut::<I, O>(config, packet.at(IP)?) };
     ipip::write::<I, O, P>(packet, config, remote, &plan, Hops::None)
 }

@@ -45,7 +45,7 @@ pub trait Tunnel {
     }
 
     /// Whether routers may take apart what carries the packet `ip`.
-    fn may_be_cut<I: IpHeader, O: IpHeader>(ip: &I) -> bool;
+    fn may_be_cut<I: IpHeader, O: IpHeader>(config: &Config, ip: &I) -> bool;
 
     /// Puts the packet into a tunnel to `remote`. [`Reason::Mangled`] is one that has changed and could not be finished; any
     /// other error leaves it as it was.
@@ -101,7 +101,7 @@ impl Tunnel for Vxlan {
 
     /// Over IPv4 always, since DF is clear; over IPv6 never.
     #[inline(always)]
-    fn may_be_cut<I: IpHeader, O: IpHeader>(_ip: &I) -> bool {
+    fn may_be_cut<I: IpHeader, O: IpHeader>(_config: &Config, _ip: &I) -> bool {
         O::FAMILY == Family::V4
     }
 

@@ -42,6 +42,7 @@ pub mod firewall;
 pub mod flannel_udp;
 pub mod flow;
 pub mod interrupt;
+pub mod kernel_ipip;
 pub mod kernel_vtep;
 pub mod kube;
 pub mod links;

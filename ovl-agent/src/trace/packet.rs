@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use ovl_common::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4, Ipv6, TCP, TunnelHeaders, UDP};
+use ovl_common::wire::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPIP, IPV6_IN_IP, Ipv4, Ipv6, TCP, TunnelHeaders, UDP,
+};
 use ovl_common::{Config, Encapsulation, Event, IpKey};
 
 /// What is known of a packet; of one in a tunnel, of the packet inside.
@@ -56,13 +58,22 @@ fn plain(ethertype: [u8; 2], bytes: &[u8]) -> (Packet, &[u8]) {
 fn tunnelled(outer: Packet, payload: &[u8], config: &Config) -> Option<Packet> {
     let ip = outer.ip?;
     let tunnel = if ip.source.is_ipv4() { &config.tunnel_v4 } else { &config.tunnel_v6 };
-    let headers: TunnelHeaders = prefix(payload)?;
-    if tunnel.encapsulation != Encapsulation::Vxlan as u8
-        || ip.protocol != UDP
-        || headers.udp.destination != tunnel.port
-    {
-        return None;
-    }
+    let (ethertype, inside) = if tunnel.encapsulation == Encapsulation::Ipip as u8 {
+        match ip.protocol {
+            IPIP => (ETHERTYPE_IPV4, payload),
+            IPV6_IN_IP => (ETHERTYPE_IPV6, payload),
+            _ => return None,
+        }
+    } else {
+        let headers: TunnelHeaders = prefix(payload)?;
+        let is_ours = tunnel.encapsulation == Encapsulation::Vxlan as u8
+            && ip.protocol == UDP
+            && headers.udp.destination == tunnel.port;
+        if !is_ours {
+            return None;
+        }
+        (headers.ethernet.ethertype, payload.get(size_of::<TunnelHeaders>()..)?)
+    };
     let own = IpAddr::from(tunnel.address);
     let node = if ip.destination == own {
         ip.source
@@ -71,7 +82,7 @@ fn tunnelled(outer: Packet, payload: &[u8], config: &Config) -> Option<Packet> {
     } else {
         return None;
     };
-    let (inner, _) = plain(headers.ethernet.ethertype, payload.get(size_of::<TunnelHeaders>()..)?);
+    let (inner, _) = plain(ethertype, inside);
     Some(Packet { node: Some(node), ..inner })
 }
 

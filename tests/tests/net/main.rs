@@ -18,6 +18,7 @@ mod fallback;
 mod firewall;
 mod flows;
 mod interface;
+mod ipip;
 mod kubernetes;
 mod leftovers;
 mod listing;
