@@ -241,8 +241,8 @@ impl Backend {
                 let Some(subnet) = key.subnet(family) else { continue };
                 let programmed = self.peer(*range, subnet, attrs, &here).and_then(|peer| match self {
                     Self::Vxlan(vxlan) => vxlan.peer_rows(&peer, &here, &mut desired),
-                    Self::Ipip(_) => {
-                        Ipip::peer_rows(&peer, &here, &mut desired);
+                    Self::Ipip(ipip) => {
+                        ipip.peer_rows(&peer, &here, &mut desired);
                         Ok(())
                     }
                     Self::Udp(_) => {

@@ -75,6 +75,7 @@ pub struct Cluster<'a> {
 }
 
 /// The fast path of this node.
+#[expect(clippy::struct_excessive_bools, reason = "four facts that have nothing to do with each other")]
 pub struct FastPath {
     plane: DataPlane,
     attachments: AttachmentTable,

@@ -92,13 +92,14 @@ impl Tables {
     pub fn new(handle: &Handle, backend: &Backend, network: &Network) -> Self {
         let (devices, ranges) = (backend.devices(), network.ranges());
         let alias = format!("ovl {}", network.name());
-        let (mut vxlans, mut ip_tunnels, mut tun) = (ByFamily::default(), ByFamily::default(), None);
-        match backend {
-            Backend::Vxlan(_) => vxlans = devices.clone(),
-            Backend::Ipip(_) => ip_tunnels = devices.clone(),
-            Backend::Udp(_) => tun = devices.v4.clone(),
-            Backend::HostGw(_) | Backend::Alloc => {}
-        }
+        // What of them each table is to have.
+        let none = ByFamily::default;
+        let (vxlans, ip_tunnels, tun) = match backend {
+            Backend::Vxlan(_) => (devices.clone(), none(), None),
+            Backend::Ipip(_) => (none(), devices.clone(), None),
+            Backend::Udp(_) => (none(), none(), devices.v4.clone()),
+            Backend::HostGw(_) | Backend::Alloc => (none(), none(), None),
+        };
         Self {
             handle: handle.clone(),
             devices: Own::new(DeviceTable::new(handle.clone(), alias.clone(), vxlans)),

@@ -36,10 +36,8 @@ pub fn to_overlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict<'
     if mark & config.mark != 0 {
         packet.set_mark(mark & !config.mark);
     }
-    match Verdict::of(decided) {
-        Verdict::Pass(reason) => P::Tunnel::hand_out(packet, tables, reason),
-        verdict => verdict,
-    }
+    let verdict = Verdict::of(decided);
+    if let Verdict::Pass(reason) = verdict { P::Tunnel::hand_out(packet, tables, reason) } else { verdict }
 }
 
 #[inline(always)]

@@ -2,11 +2,13 @@
 //! tests run them through the library, the `prog` tests through the loaded programs.
 
 mod frame;
+mod ipip_rows;
 mod node;
 mod packets;
 mod rows;
 
 pub use frame::Frame;
+pub use ipip_rows::{Fate, Row as IpipRow, ipip_from_wire_rows};
 pub use node::{
     Mem, config, endpoint, ipip_config, ipip_tables, nodes, remote, remote_subnets, tables, tables_over,
 };

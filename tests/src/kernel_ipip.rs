@@ -40,7 +40,15 @@ pub fn add_peer(node: &Node, peer: &Node, env: &SubnetEnv) -> Result<()> {
     for subnet in env.subnets.iter() {
         let via = local(peer, subnet)?;
         let device = if via.is_ipv4() { DEVICE } else { DEVICE6 };
+        // IPv6 believes that a next hop is on a link only where no route says otherwise.
+        let hint = format!("{via}/{} dev {device}", if via.is_ipv4() { 32 } else { 128 });
+        if via.is_ipv6() {
+            node.netns().ip(&format!("route add {hint}"))?;
+        }
         node.netns().ip(&format!("route replace {} via {via} dev {device} onlink", subnet.cidr()))?;
+        if via.is_ipv6() {
+            node.netns().ip(&format!("route del {hint}"))?;
+        }
     }
     Ok(())
 }

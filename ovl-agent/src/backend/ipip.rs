@@ -87,7 +87,7 @@ impl Ipip {
         }
     }
 
-    pub(super) fn peer_rows(peer: &Peer<'_>, here: &Here<'_>, desired: &mut Desired) {
+    pub(super) fn peer_rows(&self, peer: &Peer<'_>, here: &Here<'_>, desired: &mut Desired) {
         if peer.way.link.is_some() {
             direct::peer_rows(peer, here, desired);
             return;
@@ -95,7 +95,11 @@ impl Ipip {
         let gateway = peer.way.node;
         let outer = Family::of(gateway);
         let Some(device) = here.overlay.get(outer).cloned() else { return };
-        let route = Route::Via { gateway, device, onlink: true };
+        // IPv6 takes no next hop on a device that its routes lead to by another, and a stand-in needs none.
+        let route = match self.devices.get(outer) {
+            Some(Device::StandIn) if outer == Family::V6 => Route::Device(device),
+            _ => Route::Via { gateway, device, onlink: true },
+        };
         desired.routes.insert(RouteKey::usual(peer.subnet), route);
         // What the node itself sends by this device has an address of its own, too.
         if let Some(own) = here.node.subnet(Family::of_net(&peer.subnet)) {
@@ -147,8 +151,8 @@ mod tests {
         desired.routes.get(&RouteKey::usual(subnet.parse().expect(subnet))).cloned()
     }
 
-    fn via(gateway: &str, device: &str, onlink: bool) -> Option<Route> {
-        Some(Route::Via { gateway: gateway.parse().expect(gateway), device: device.into(), onlink })
+    fn via(gateway: &str, device: &str, onlink: bool) -> Route {
+        Route::Via { gateway: gateway.parse().expect(gateway), device: device.into(), onlink }
     }
 
     #[test]
@@ -161,8 +165,8 @@ mod tests {
             desired.addresses.keys().map(|(family, net)| (*family, net.to_string())).collect();
         let own = [(Family::V4, "10.42.3.0/32".to_owned()), (Family::V6, "fd42:0:0:3::/128".to_owned())];
         assert_eq!(addresses, own);
-        assert_eq!(route(&desired, "10.42.7.0/24"), via("192.0.2.12", "flannel.ipip", true));
-        assert_eq!(route(&desired, "fd42:0:0:7::/64"), via("2001:db8::12", "flannel-v6.ipip", true));
+        assert_eq!(route(&desired, "10.42.7.0/24"), Some(via("192.0.2.12", "flannel.ipip", true)));
+        assert_eq!(route(&desired, "fd42:0:0:7::/64"), Some(via("2001:db8::12", "flannel-v6.ipip", true)));
         for remote in desired.remotes.values() {
             assert_eq!(remote.travel, Travel::Ipip as u8);
         }
@@ -172,12 +176,16 @@ mod tests {
     }
 
     #[test]
-    fn a_stand_in_differs_in_the_device_alone() {
+    fn a_stand_in_differs_in_the_device_and_has_no_ipv6_next_hops() {
         let (kernel, stand_in) = (ipip(Device::Kernel, false), ipip(Device::StandIn, false));
         let mut rows = desired(&stand_in, &[PEER]);
         assert_eq!(rows.ip_tunnels["flannel.ipip"], IpTunnel::StandIn { mtu: 1480 });
         let expected = desired(&kernel, &[PEER]);
         rows.ip_tunnels.clone_from(&expected.ip_tunnels);
+        assert_eq!(route(&rows, "10.42.7.0/24"), Some(via("192.0.2.12", "flannel.ipip", true)));
+        let into = Some(Route::Device("flannel-v6.ipip".into()));
+        assert_eq!(route(&rows, "fd42:0:0:7::/64"), into, "the next hop would have to be on its link");
+        rows.routes.clone_from(&expected.routes);
         assert_eq!(rows, expected);
         assert!(stand_in.tunnels(1500).iter().all(|(_, tunnel)| tunnel.stand_in));
         assert!(stand_in.needs_programs() && !kernel.needs_programs());
@@ -204,7 +212,7 @@ mod tests {
         };
         let attrs = only(None, Some("2001:db8::12"));
         let rows = desired(&ipip(Device::Kernel, false), &[(PEER.0, &attrs)]);
-        assert_eq!(route(&rows, "10.42.7.0/24"), via("2001:db8::12", "flannel-v6.ipip", true));
+        assert_eq!(route(&rows, "10.42.7.0/24"), Some(via("2001:db8::12", "flannel-v6.ipip", true)));
         assert_eq!(rows.addresses.len(), 3, "the IPv4 address is on both devices");
         let attrs = only(Some("192.0.2.12"), None);
         let rows = desired(&ipip(Device::Kernel, false), &[(PEER.0, &attrs)]);
@@ -223,8 +231,8 @@ mod tests {
             let backend = ipip(Device::Kernel, is_asked);
             assert_eq!(backend.wants_on_link(), is_asked);
             let rows = backend.desired(&node(), &network(), &view(&[PEER]), &on_link);
-            assert_eq!(route(&rows, "10.42.7.0/24"), expected);
-            assert_eq!(route(&rows, "fd42:0:0:7::/64"), via("2001:db8::12", "flannel-v6.ipip", true));
+            assert_eq!(route(&rows, "10.42.7.0/24"), Some(expected));
+            assert_eq!(route(&rows, "fd42:0:0:7::/64"), Some(via("2001:db8::12", "flannel-v6.ipip", true)));
         }
     }
 }

@@ -9,7 +9,7 @@ use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPa
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
 
-use super::Hook;
+use super::{Hook, programs};
 use crate::netlink::describe;
 
 /// The priority of our filters. With the names of their programs it tells them from everybody else's.
@@ -80,7 +80,7 @@ fn our_program(filter: &TcMessage) -> Option<Program> {
     let name = filter.attributes.iter().find_map(|attribute| {
         if let TcAttribute::Options(options) = attribute { program_name(options) } else { None }
     })?;
-    Program::ALL.iter().find(|program| program.name() == name).copied()
+    programs::called(name)
 }
 
 fn program_name(options: &[TcOption]) -> Option<&str> {
@@ -106,6 +106,9 @@ mod tests {
         };
         assert_eq!(our_program(&filter(111, "bpf", "from_pod")), Some(Program::FromPod));
         assert_eq!(our_program(&filter(111, "bpf", "to_pod")), Some(Program::ToPod));
+        for name in ["ipip_to_overlay", "ipip_to_tunnel"] {
+            assert_eq!(our_program(&filter(111, "bpf", name)), Some(Program::ToOverlay));
+        }
         for (priority, kind, program) in [
             (110, "bpf", "from_pod"),
             (111, "flower", "from_pod"),

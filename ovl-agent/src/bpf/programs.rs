@@ -46,3 +46,12 @@ pub fn name(program: Program, encapsulation: Encapsulation, ethernet: bool) -> &
         }
     }
 }
+
+/// Which program has this name in the object, for whatever tunnels.
+pub(super) fn called(text: &str) -> Option<Program> {
+    let kinds = [Encapsulation::Vxlan, Encapsulation::Ipip];
+    let is_called = |program: Program| {
+        kinds.iter().any(|kind| [true, false].map(|ethernet| name(program, *kind, ethernet)).contains(&text))
+    };
+    Program::ALL.into_iter().find(|program| is_called(*program))
+}

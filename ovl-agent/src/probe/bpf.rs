@@ -15,6 +15,8 @@ use crate::bpf::{LoadError, Trial, features};
 /// Bytes of a VXLAN tunnel's headers (outer IP, UDP, VXLAN, inner Ethernet), by the outer family.
 const TUNNEL: i32 = 50;
 const TUNNEL_IPV6: i32 = 70;
+/// The same of a tunnel that is an IPv4 header.
+const IP_HEADER: i32 = 20;
 
 /// Everything that is asked this way.
 pub(super) fn ask() -> BTreeMap<Feature, Answer> {
@@ -78,6 +80,7 @@ fn try_programs() -> BTreeMap<Feature, Answer> {
     for (feature, bytes, flags) in [
         (Feature::VxlanRoom, TUNNEL, features::ENCAP_VXLAN),
         (Feature::VxlanRoomIpv6, TUNNEL_IPV6, features::ENCAP_VXLAN_IPV6),
+        (Feature::IpipRoom, IP_HEADER, features::ENCAP_IPIP),
         (Feature::MixedRoom, -TUNNEL, features::DECAP_MIXED),
     ] {
         let cannot = || Answer::Unknown("the program that asks does not run here".to_owned());

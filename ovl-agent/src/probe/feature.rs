@@ -22,6 +22,7 @@ pub(super) enum Feature {
     CoarseClock,
     VxlanRoom,
     VxlanRoomIpv6,
+    IpipRoom,
     MixedRoom,
     Tcx,
     Clsact,
@@ -32,6 +33,7 @@ pub(super) enum Feature {
     Conntrack,
     LiberalConntrack,
     VxlanDevice,
+    IpipDevice,
     Forwarding,
     Ipv6Forwarding,
     NetAdmin,
@@ -87,6 +89,7 @@ impl Feature {
             F::CoarseClock,
             F::VxlanRoom,
             F::VxlanRoomIpv6,
+            F::IpipRoom,
             F::MixedRoom,
             F::Tcx,
             F::Clsact,
@@ -98,6 +101,7 @@ impl Feature {
             F::Conntrack,
             F::LiberalConntrack,
             F::VxlanDevice,
+            F::IpipDevice,
             F::Forwarding,
             F::Ipv6Forwarding,
         ];
@@ -136,6 +140,7 @@ impl Feature {
             Self::VxlanRoomIpv6 => {
                 (PATH, "room for VXLAN over IPv6", "5.13", "tunnels over IPv6 on the kernel path")
             }
+            Self::IpipRoom => (PATH, "room for IP in IP", "5.8", "tunnels of ipip on the kernel path"),
             Self::MixedRoom => (
                 PATH,
                 "stripping a tunnel of the other family",
@@ -154,6 +159,7 @@ impl Feature {
                 (SITE, "nf_conntrack_tcp_be_liberal may be 1", "2.6", "TCP on the kernel path")
             }
             Self::VxlanDevice => (SITE, "vxlan devices", "3.7", "no vxlan backend at all"),
+            Self::IpipDevice => (SITE, "ipip devices", "2.2", "programs do for ipip what they would"),
             Self::Forwarding => (SITE, "net.ipv4.ip_forward is 1", "", "pods' IPv4 packets stay on the node"),
             Self::Ipv6Forwarding => {
                 (SITE, "net.ipv6.conf.all.forwarding is 1", "", "pods' IPv6 packets stay on the node")

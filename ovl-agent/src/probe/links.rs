@@ -12,6 +12,7 @@ use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
 use super::feature::{Answer, Feature, NOT_PERMITTED};
+use crate::family::Family;
 use crate::netlink;
 
 /// `lo` has it in every network namespace (`LOOPBACK_IFINDEX` in linux/net/flow.h).
@@ -30,11 +31,14 @@ pub(super) async fn ask() -> BTreeMap<Feature, Answer> {
         Ok(handle) => handle,
         Err(error) => {
             let answer = Answer::Unknown(format!("{error:#}"));
-            return [Feature::VxlanDevice, Feature::Clsact].map(|feature| (feature, answer.clone())).into();
+            return [Feature::VxlanDevice, Feature::IpipDevice, Feature::Clsact]
+                .map(|feature| (feature, answer.clone()))
+                .into();
         }
     };
     BTreeMap::from([
         (Feature::VxlanDevice, judge(vxlan(&handle).await, nix::libc::EOPNOTSUPP, nix::libc::ERANGE)),
+        (Feature::IpipDevice, ipip(&handle).await),
         (Feature::Clsact, judge(clsact(&handle).await, nix::libc::ENOENT, nix::libc::EINVAL)),
     ])
 }
@@ -58,6 +62,16 @@ async fn vxlan(handle: &Handle) -> Result<(), i32> {
     let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(data)];
     message.attributes.push(LinkAttribute::LinkInfo(info));
     send(handle, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await
+}
+
+/// A module may be loaded for it.
+async fn ipip(handle: &Handle) -> Answer {
+    match netlink::has_ip_tunnel(handle, Family::V4).await {
+        Ok(true) => Answer::Yes,
+        Ok(false) => Answer::No(String::new()),
+        // No errno means that it is not there, or there.
+        Err(errno) => judge(Err(errno), 0, 0),
+    }
 }
 
 async fn clsact(handle: &Handle) -> Result<(), i32> {

@@ -35,6 +35,7 @@ impl Outlook {
 
 const VXLAN: &str = "vxlan";
 const HOST_GW: &str = "host-gw";
+const IPIP: &str = "ipip";
 const ALLOC: &str = "alloc";
 
 /// A sentence for each backend.
@@ -44,6 +45,7 @@ pub(super) fn outlook(rows: &[Row]) -> Vec<Outlook> {
     vec![
         answers.of(VXLAN),
         answers.of(HOST_GW),
+        answers.of(IPIP),
         Outlook { backend: ALLOC, path: Path::None, sentence: alloc },
     ]
 }
@@ -77,12 +79,33 @@ impl Answers<'_> {
             Answer::No(detail) if backend == VXLAN => {
                 Err(format!("this kernel makes no vxlan devices{}", aside(detail)))
             }
+            Answer::Yes | Answer::No(_) | Answer::Unknown(_) if backend == IPIP => {
+                let Answer::No(detail) = self.answer(Feature::IpipDevice) else { return Ok(()) };
+                let lacks = format!("this kernel makes no ipip devices{}", aside(detail));
+                self.attached(backend)
+                    .map(|_| ())
+                    .map_err(|reason| format!("{lacks} and programs cannot stand in for them: {reason}"))
+            }
             Answer::Yes | Answer::No(_) | Answer::Unknown(_) => Ok(()),
         }
     }
 
-    /// How programs would be attached, or what keeps packets from them.
+    /// What carries packets fast, or what keeps them from it.
     fn fast(&self, backend: &str) -> Result<&'static str, String> {
+        let way = self.attached(backend)?;
+        for (feature, what) in [(Feature::Nftables, "nf_tables"), (Feature::NftTool, "the tool nft")] {
+            if let Answer::No(detail) = self.answer(feature) {
+                return Err(format!(
+                    "no flow can be verified without {what}{}; --fast-path always does not verify",
+                    aside(detail)
+                ));
+            }
+        }
+        Ok(way)
+    }
+
+    /// How programs would be attached, or what keeps packets from them.
+    fn attached(&self, backend: &str) -> Result<&'static str, String> {
         if let Answer::No(detail) = self.answer(Feature::ProgramLoad) {
             return Err(format!("programs may not be loaded{}", aside(detail)));
         }
@@ -100,9 +123,12 @@ impl Answers<'_> {
             }
         }
         // As the agent has it: where it cannot be asked, it is there.
-        if let Answer::No(_) = self.answer(Feature::VxlanRoom)
-            && backend == VXLAN
-        {
+        let room = match backend {
+            VXLAN => self.answer(Feature::VxlanRoom),
+            IPIP => self.answer(Feature::IpipRoom),
+            _ => &Answer::Yes,
+        };
+        if let Answer::No(_) = room {
             return Err("this kernel cannot mark packets as a tunnel's for GSO".to_owned());
         }
         let way = match (self.answer(Feature::Tcx), self.answer(Feature::Clsact)) {
@@ -114,14 +140,6 @@ impl Answers<'_> {
                 return Err(format!("programs cannot be attached by tcx links or clsact filters{detail}"));
             }
         };
-        for (feature, what) in [(Feature::Nftables, "nf_tables"), (Feature::NftTool, "the tool nft")] {
-            if let Answer::No(detail) = self.answer(feature) {
-                return Err(format!(
-                    "no flow can be verified without {what}{}; --fast-path always does not verify",
-                    aside(detail)
-                ));
-            }
-        }
         Ok(way)
     }
 
@@ -135,6 +153,8 @@ impl Answers<'_> {
         };
         if backend == VXLAN {
             note(Feature::VxlanRoomIpv6, "tunnels over IPv6 on the kernel path");
+        } else if backend == IPIP {
+            note(Feature::IpipDevice, "programs stand in for the kernel's device");
         }
         note(Feature::LiberalConntrack, "TCP on the kernel path, as nf_conntrack_tcp_be_liberal cannot be 1");
         note(Feature::Jit, "slow without the JIT compiler");
@@ -167,8 +187,8 @@ mod tests {
 
     use super::*;
 
-    /// The sentences for vxlan and host-gw where everything is there but for some features.
-    fn sentences(but: &[(Feature, Answer)]) -> [(Path, String); 2] {
+    /// The sentences for vxlan, host-gw and ipip where everything is there but for some features.
+    fn sentences(but: &[(Feature, Answer)]) -> [(Path, String); 3] {
         let answer = |feature| {
             let other = but.iter().find(|(other, _)| *other == feature);
             other.map_or(Answer::Yes, |(_, answer)| answer.clone())
@@ -176,9 +196,9 @@ mod tests {
         let rows: Vec<Row> = Feature::all().map(|feature| Row::new(feature, answer(feature))).collect();
         let all = outlook(&rows);
         let names: Vec<&str> = all.iter().map(|outlook| outlook.backend).collect();
-        assert_eq!(names, ["vxlan", "host-gw", "alloc"]);
+        assert_eq!(names, ["vxlan", "host-gw", "ipip", "alloc"]);
         assert_eq!(all.iter().any(Outlook::is_fast_vxlan), all[0].path == Path::Fast);
-        [0, 1].map(|index| (all[index].path, all[index].sentence.clone()))
+        [0, 1, 2].map(|index| (all[index].path, all[index].sentence.clone()))
     }
 
     /// What differs, and what is to be said of vxlan and of host-gw.
@@ -248,6 +268,30 @@ mod tests {
                 assert_eq!(found.0, path, "{but:?}: {}", found.1);
                 assert!(found.1.contains(part), "{but:?}: '{part}' is not in: {}", found.1);
             }
+        }
+    }
+
+    /// What differs, and what is to be said of ipip.
+    type IpipCase<'a> = (Vec<(Feature, Answer)>, Path, &'a str);
+
+    #[test]
+    fn ipip_needs_a_device_of_the_kernel_or_programs() {
+        use Feature as F;
+        use Path::{Fast, Kernel, None};
+        let no = || Answer::No(String::new());
+        let loads = F::Loads(Program::FromPod);
+        let table: [IpipCase<'_>; 6] = [
+            (vec![], Fast, "fast path by tcx"),
+            (vec![(F::IpipDevice, no())], Fast, "; programs stand in for the kernel's device"),
+            (vec![(F::IpipRoom, no())], Kernel, "cannot mark packets as a tunnel's"),
+            (vec![(loads, no())], Kernel, "from_pod does not load"),
+            (vec![(F::IpipDevice, no()), (loads, no())], None, "programs cannot stand in for them: from_pod"),
+            (vec![(F::IpipDevice, no()), (F::NftTool, no())], Kernel, "without the tool nft"),
+        ];
+        for (but, path, part) in table {
+            let (found, sentence) = &sentences(&but)[2];
+            assert_eq!(*found, path, "{but:?}: {sentence}");
+            assert!(sentence.contains(part), "{but:?}: '{part}' is not in: {sentence}");
         }
     }
 }

@@ -71,6 +71,7 @@ surroundings
 
 vxlan: kernel path, because no flow can be verified without the tool nft (not installed); --fast-path always does not verify
 host-gw: kernel path, because no flow can be verified without the tool nft (not installed); --fast-path always does not verify
+ipip: kernel path, because no flow can be verified without the tool nft (not installed); --fast-path always does not verify
 alloc: leases a subnet and leaves the packets to others
 xdp on eth0: off (--xdp auto: eth0 is a veth)
 ";

@@ -4,6 +4,7 @@
 //! and knows no offload.
 
 mod hostile;
+mod ipip;
 mod packets;
 mod program;
 mod sizes;

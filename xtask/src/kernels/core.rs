@@ -19,6 +19,8 @@ const CORE: &[(&str, &str)] = &[
     ("net", "odd::a_killed_agents_filters_are_removed"),
     ("net", "reach::clsact_filters_carry"),
     ("net", "repair::a_clsact_filter_comes_back"),
+    // The kernel's own devices of IP in IP, with and without programs, and a peer that has nothing else.
+    ("net", "ipip::a_stock_peer"),
     // Devices, as old netlink makes them.
     ("net", "rows::vxlan_devices"),
     // Aggregates, checksums and sizes, against the kernel's own tunnel.

@@ -84,7 +84,7 @@ fn script(binaries: &Binaries, parts: &[Part<'_>]) -> String {
         let (name, binary, tests) = (part.name, quoted(part.binary), part.tests.join(" "));
         let _written = write!(
             script,
-            "echo '{MARK} suite {name}'\n{binary} --test-threads=1 --color=never --exact {tests}\n\
+            "echo '{MARK} suite {name}'\n{binary} --test-threads=1 --color=never --include-ignored --exact {tests}\n\
              echo \"{MARK} status $?\"\n"
         );
     }
