@@ -190,8 +190,8 @@ fn with_stock_peer(args: &str, plain: bool) -> (Overlay, [Pod; 2]) {
     let topology = if plain { topology.plain_packets() } else { topology };
     let mut overlay = Overlay::bare(topology, &config(&[DUAL], IPIP)).unwrap();
     let [ours, theirs] = [overlay.node(0), overlay.node(1)];
-    let stock = SubnetEnv::by_hand("10.42.0.0/16", "10.42.200.0/24", MTU).unwrap();
-    let stock = stock.with_ipv6("fd42::/48", "fd42:0:0:200::/64").unwrap();
+    let stock = SubnetEnv::by_hand("10.42.0.0/16", "10.42.60.0/24", MTU).unwrap();
+    let stock = stock.with_ipv6("fd42::/48", "fd42:0:0:3c::/64").unwrap();
     let lease = kernel_ipip::create(theirs, &stock).unwrap();
     overlay.store.put(&stock.lease_key(), &lease).unwrap();
     let agent: Agent = overlay.start_ready(0, args).unwrap();
@@ -228,7 +228,7 @@ fn a_stock_peer_is_reached_at_any_size_in_both_families() {
         };
         let index = device();
         let agent = overlay.start_ready(1, args).unwrap();
-        assert_eq!(agent.subnet().unwrap().subnets.first().cidr(), "10.42.200.0/24");
+        assert_eq!(agent.subnet().unwrap().subnets.first().cidr(), "10.42.60.0/24");
         assert_eq!(device(), index, "the device was made anew");
         traffic::ping(pods[0].netns(), pods[1].address()).unwrap();
     }
