@@ -302,6 +302,9 @@ impl Loading {
                     reason.push_str("; tunnels on the kernel path: ");
                     reason.push_str(lacking);
                 }
+                if is_needed {
+                    reason.push_str("; programs stand in for a tunnel device that the kernel lacks");
+                }
                 if is_off {
                     info!(
                         "the fast path is off: programs only count; --fast-path=verified carries pod traffic in eBPF"

@@ -202,6 +202,19 @@ mod tests {
     }
 
     #[test]
+    fn of_ip_in_ip_the_inside_is_read() {
+        let mut ipip = config();
+        ipip.tunnel_v4.encapsulation = Encapsulation::Ipip as u8;
+        let mut event = event();
+        let outer = ipv4([192, 0, 2, 11], [192, 0, 2, 12], IPIP);
+        let inner = ipv4([10, 42, 3, 2], [10, 42, 7, 2], UDP);
+        fill(&mut event, &[&outer[..], &inner, &[0x0f, 0xa0, 0x13, 0x88, 0, 8, 0, 0]].concat());
+        assert_eq!(addresses(&read(&event, &ipip)), ["10.42.3.2", "10.42.7.2", "192.0.2.12"]);
+        assert_eq!(read(&event, &ipip).ports, Some((4000, 5000)));
+        assert_eq!(read(&event, &config()).node, None, "not this network's");
+    }
+
+    #[test]
     fn without_a_tunnel_it_is_what_it_is() {
         let mut plain = config();
         plain.tunnel_v4.encapsulation = Encapsulation::None as u8;

@@ -131,8 +131,13 @@ fn what_stands_in_goes_on_without_the_agent_and_leaves_with_cleanup() {
     let mut next = overlay.start_ready(0, SLOW).unwrap();
     ping.wait_for_more(100, SOON).unwrap();
     assert_eq!(ping.stop().unwrap().lost(), 0);
-    next.kill().unwrap();
     let node = overlay.node(0);
+    node.netns().ip("link del flannel.ipip").unwrap();
+    wait_for("the device to come back", 4 * SOON, || {
+        Ok(traffic::ping(overlay.pods[0].netns(), overlay.pods[1].address()).is_ok())
+    })
+    .unwrap();
+    next.kill().unwrap();
     let binary = ovl_tests::artifacts::agent_binary().unwrap();
     node.command(&binary).arg("cleanup").run().unwrap();
     let links = node.netns().ip("-o link").unwrap();
