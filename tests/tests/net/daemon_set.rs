@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::cni::{conflist, flags};
 use crate::kubernetes::Cluster;
-use crate::overlay::{ONLY_IPV4, SOON, VERIFIED, config};
+use crate::overlay::{DUAL, ONLY_IPV4, SOON, VERIFIED, config};
 
 /// All that Linux has, as `capsh` names them: what is not added is dropped.
 const CAPABILITIES: &str = "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap \
@@ -25,7 +25,7 @@ const CAPABILITIES: &str = "chown dac_override dac_read_search fowner fsetid kil
     checkpoint_restore";
 
 fn manifest(name: &str) -> Value {
-    let path = artifacts::workspace().join("deploy/kubernetes").join(name);
+    let path = artifacts::workspace().join("deploy").join(name);
     serde_saphyr::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
@@ -42,11 +42,28 @@ struct Container<'a> {
 
 impl<'a> Container<'a> {
     fn new(node: &'a Node) -> Self {
-        let pod = manifest("daemonset.yaml")["spec"]["template"]["spec"].clone();
+        let pod = manifest("kubernetes/daemonset.yaml")["spec"]["template"]["spec"].clone();
         let image = node.dir().join("image");
         let rootfs = artifacts::workspace().join("deploy/rootfs.sh");
         Cmd::host("sh").arg(rootfs).arg(&image).arg(artifacts::agent_binary().unwrap()).run().unwrap();
         Self { node, pod, image }
+    }
+
+    /// With the component for the backend udp, whose lists kustomize joins to the pod's.
+    fn with_udp(mut self) -> Self {
+        let more = &manifest("udp/tun.yaml")["spec"]["template"]["spec"];
+        for list in ["/volumes", "/containers/0/volumeMounts"] {
+            let more = more.pointer(list).unwrap().as_array().unwrap().clone();
+            self.pod.pointer_mut(list).unwrap().as_array_mut().unwrap().extend(more);
+        }
+        self
+    }
+
+    /// The folder of the network config.
+    fn configure(&self, cluster: &Cluster) {
+        let configs = self.on_node("config");
+        fs::create_dir_all(&configs).unwrap();
+        fs::copy(&cluster.config, configs.join("net-conf.json")).unwrap();
     }
 
     fn spec(&self) -> &Value {
@@ -66,7 +83,8 @@ impl<'a> Container<'a> {
             return self.on_node(volume["name"].as_str().unwrap());
         };
         // These are the network namespace's and the node's own.
-        if path.starts_with("/proc/") || path.starts_with("/sys/") { path.into() } else { self.on_node(path) }
+        let is_its_own = ["/dev/", "/proc/", "/sys/"].iter().any(|start| path.starts_with(start));
+        if is_its_own { path.into() } else { self.on_node(path) }
     }
 
     /// What a runtime does before it starts a container.
@@ -88,6 +106,9 @@ impl<'a> Container<'a> {
                 fs::create_dir_all(&source).unwrap();
             }
             let place = mount["mountPath"].as_str().unwrap().trim_start_matches('/');
+            if place.starts_with("dev/") {
+                script.push(format!("mkdir -p $(dirname {place}); touch {place}"));
+            }
             script.push(format!("mount --bind {} {place}", source.display()));
             if mount["readOnly"] == true {
                 script.push(format!("mount -o remount,bind,ro {place}"));
@@ -167,9 +188,7 @@ fn the_manifests_capabilities_and_mounts_suffice() {
             // As the kubelet does, for tools in containers to write rules where the host has its own.
             here.command("iptables-legacy").words("-t mangle -N KUBE-IPTABLES-HINT").run().unwrap();
         }
-        let configs = container.on_node("config");
-        fs::create_dir_all(&configs).unwrap();
-        fs::copy(&cluster.config, configs.join("net-conf.json")).unwrap();
+        container.configure(&cluster);
         let url = cluster.server.url();
         let more = format!("--mode ebpf --strict --verify-interval 2 --iface eth0 --kube-api-url {url}");
         let mut agent = container.start(&more);
@@ -222,6 +241,34 @@ fn the_manifests_capabilities_and_mounts_suffice() {
         ping.wait_for_more(20, SOON).unwrap();
         assert_eq!(ping.stop().unwrap().lost(), 0);
     }
+}
+
+/// The same for packets through a TUN device, which no other backend needs.
+#[test]
+fn the_udp_backend_has_its_device() {
+    let cluster = Cluster::new("daemonset-udp", 2, &config(&[DUAL], r#"{"Type":"udp"}"#));
+    let (here, there) = (cluster.node(0), cluster.node(1));
+    let peer = cluster.start(1, &flags(there, ""));
+    let more = format!("--iface eth0 --kube-api-url {}", cluster.server.url());
+    let container = Container::new(here);
+    container.configure(&cluster);
+    let mut agent = container.start(&more);
+    wait_for("a word about the device", SOON, || Ok(agent.log().contains("cannot open /dev/net/tun")))
+        .unwrap();
+    agent.stop(nix::sys::signal::Signal::SIGTERM, SOON).unwrap();
+
+    let container = container.with_udp();
+    let agent = container.start(&more);
+    wait_ready(&agent);
+    peer.wait_for_peers(1).unwrap();
+    let written = container.on_node("/etc/cni/net.d/10-flannel.conflist");
+    let pods = [
+        Runtime::new(here, &written).unwrap().add("a", &[]).unwrap(),
+        Runtime::new(there, &conflist(there)).unwrap().add("a", &[]).unwrap(),
+    ];
+    traffic::ping_all_pairs(&pods).unwrap();
+    let log = agent.log();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
 }
 
 /// What the manifest lets an agent do is what an agent asks for.
