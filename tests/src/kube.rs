@@ -62,6 +62,9 @@ struct State {
     bookmarks_sent: usize,
     /// Whether answers begin at all.
     is_hanging: bool,
+    /// Whether whoever comes is hung up on, and how many were.
+    hangs_up: bool,
+    turned_away: usize,
     open: Vec<TcpStream>,
 }
 
@@ -218,6 +221,19 @@ impl ApiServer {
         self.change(|state| state.is_hanging = is_hanging);
     }
 
+    /// Hangs up on everybody from now on, as a balancer whose API servers are all gone; or is there again.
+    pub fn hang_up(&self, hangs_up: bool) {
+        self.change(|state| state.hangs_up = hangs_up);
+        if hangs_up {
+            self.drop_connections();
+        }
+    }
+
+    /// How many connections it hung up on before anything was asked.
+    pub fn turned_away(&self) -> usize {
+        self.state().turned_away
+    }
+
     /// Every kind of question that was asked.
     pub fn asked(&self) -> BTreeSet<String> {
         self.state().requests.iter().cloned().collect()
@@ -238,6 +254,10 @@ impl ApiServer {
         let Some(listener) = self.listener().take() else { return };
         // Wakes the thread that accepts.
         let _gone = shutdown(listener.as_raw_fd(), SocketShutdown::Both);
+        self.drop_connections();
+    }
+
+    fn drop_connections(&self) {
         let open = std::mem::take(&mut self.state().open);
         for stream in open {
             let _gone = stream.shutdown(Shutdown::Both);
@@ -264,7 +284,14 @@ impl ApiServer {
         thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
                 let Ok(copy) = stream.try_clone() else { continue };
-                shared.state().open.push(copy);
+                {
+                    let mut state = shared.state();
+                    if state.hangs_up {
+                        state.turned_away += 1;
+                        continue;
+                    }
+                    state.open.push(copy);
+                }
                 let shared = Arc::clone(&shared);
                 // A client that hangs up ends its connection, not the test.
                 thread::spawn(move || drop(answer::serve(&stream, &shared)));

@@ -29,6 +29,7 @@ mod nested;
 mod next_hop;
 mod node_changes;
 mod odd;
+mod outage;
 mod overlay;
 mod parity;
 mod pins;
