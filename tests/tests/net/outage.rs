@@ -52,7 +52,9 @@ fn a_minute_without_a_store_is_not_noticed_by_pods() {
 
 fn answered_until(end: Instant, pings: &[PingInBackground]) {
     while Instant::now() < end {
-        pings.iter().for_each(|ping| ping.wait_for_more(50, SOON).unwrap());
+        for ping in pings {
+            ping.wait_for_more(50, SOON).unwrap();
+        }
     }
 }
 
