@@ -23,6 +23,7 @@ mod leftovers;
 mod listing;
 mod masquerade;
 mod matrix;
+mod migration;
 mod mixed;
 mod mixed_rows;
 mod nested;
