@@ -93,7 +93,15 @@ fn against(device: &Device) -> Option<String> {
         return Some(format!("{name} is no device with a driver that runs programs"));
     };
     if driver == "virtio_net" {
-        return Some(format!("{name} is virtio_net's, which would have the host stop to aggregate"));
+        // The driver says `rx-gro-hw` for what the host does; it may check without aggregating.
+        let helps = device.features.is_none_or(|features| features.gro_hw || features.rx_checksum);
+        return Some(if helps {
+            format!("{name} is virtio_net's, which would have the host stop to aggregate and to check")
+        } else {
+            format!(
+                "nobody knows yet whether XDP helps virtio_net, the driver of {name}; --xdp native tries it"
+            )
+        });
     }
     if !KNOWN.contains(&driver.as_str()) {
         return Some(format!(
@@ -140,10 +148,18 @@ mod tests {
             }),
         };
         assert_eq!(choose(cli::Xdp::Auto, &good).mode, Some(Mode::Native));
-        let table: [(&str, Change, &str); 9] = [
+        let table: [(&str, Change, &str); 10] = [
             ("veth", |d| d.veth = true, "is a veth"),
             ("no driver", |d| d.driver = None, "no device with a driver"),
             ("virtio", |d| d.driver = Some("virtio_net".into()), "virtio_net's"),
+            (
+                "virtio without offloads",
+                |d| {
+                    d.driver = Some("virtio_net".into());
+                    with(d, |f| f.rx_checksum = false);
+                },
+                "nobody knows yet",
+            ),
             ("unknown", |d| d.driver = Some("e1000".into()), "nothing is known of XDP in e1000"),
             ("silent", |d| d.features = None, "does not say"),
             ("lro", |d| with(d, |f| f.lro = true), "aggregates by itself"),

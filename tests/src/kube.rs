@@ -5,7 +5,7 @@
 //! forget, to break off, to refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,6 +16,7 @@ use nix::sys::socket::{Shutdown as SocketShutdown, shutdown};
 use serde_json::{Value, json};
 
 use crate::netns::Netns;
+use crate::node::Node;
 use crate::topology::{SWITCH_ADDRESS, Topology};
 
 mod answer;
@@ -80,6 +81,17 @@ impl ApiServer {
         let switch: &Netns = topology.switch()?;
         let bind = || TcpListener::bind((SWITCH_ADDRESS, PORT));
         Self::with(switch.inside(bind)?.context("listen on the underlay")?)
+    }
+
+    /// On a node of a topology, at its own address of the underlay.
+    pub fn on_node(node: &Node) -> Result<Self> {
+        let bind = || TcpListener::bind((node.address(), PORT));
+        Self::with(node.netns().inside(bind)?.context("listen on a node")?)
+    }
+
+    /// The URL that it has on a node of this address.
+    pub fn url_on(address: IpAddr) -> String {
+        format!("http://{}", SocketAddr::new(address, PORT))
     }
 
     fn with(listener: TcpListener) -> Result<Self> {
