@@ -52,6 +52,8 @@ impl Cluster {
     pub(crate) fn start(&self, node: usize, args: &str) -> Agent {
         let store = Store::Kubernetes(self.server.url(), self.config.clone());
         let options = AgentOptions::new(artifacts::agent_binary().unwrap(), store).args(args);
+        // As on a machine without certificate authorities, which a server without TLS does not need.
+        let options = options.env("SSL_CERT_FILE", "/nonexistent").env("SSL_CERT_DIR", "/nonexistent");
         let mut agent = Agent::start(self.node(node), &options).unwrap();
         agent.wait_ready().unwrap();
         agent

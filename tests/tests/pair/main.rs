@@ -85,7 +85,7 @@ fn is_stripped_at_tc(machine: &Machine, running: &mut Running, reason: &str) {
 #[test]
 fn a_card_without_offloads_strips() {
     let mut machine = Machine::open("plain");
-    assert!(!is_on(&machine, "rx-gro-hw") && !is_on(&machine, "rx-checksum"));
+    assert!(!is_on(&machine, "rx-gro-hw") && !is_on(&machine, "rx-checksumming"));
     let mut running = machine.start(&format!("{VERIFIED} --xdp native"));
     is_stripped_by_xdp(&machine, &mut running);
     machine.stop(running);
@@ -98,7 +98,7 @@ fn a_card_without_offloads_strips() {
 #[test]
 fn a_card_with_offloads_gives_them_up_for_who_asks() {
     let mut machine = Machine::open("offloads");
-    assert!(is_on(&machine, "rx-gro-hw") && is_on(&machine, "rx-checksum"));
+    assert!(is_on(&machine, "rx-gro-hw") && is_on(&machine, "rx-checksumming"));
     let mut running = machine.start(&format!("{VERIFIED} --xdp auto"));
     is_stripped_at_tc(&machine, &mut running, "which would have the host stop to aggregate");
     assert!(is_on(&machine, "rx-gro-hw"), "auto costs nothing");
