@@ -27,7 +27,7 @@ const CONFIG: &str =
 /// The echo server of every pod.
 const PORT: u16 = 7;
 /// What is asked of it over TCP in each family, in pieces.
-const PIECES: usize = 8;
+const PIECES: usize = 4;
 const PIECE: usize = 1 << 16;
 /// So many full packets carry the questions and the answers of one family, at least.
 pub(crate) const PACKETS: u64 = (PIECES * PIECE / 1500) as u64;
@@ -91,7 +91,7 @@ impl Machine {
         let mut agent = Agent::start(self.node(), &options).unwrap();
         agent.wait_ready().unwrap();
         agent.wait_for_peers(1).unwrap();
-        let pod = self.node().add_pod("a", &agent.subnet().unwrap()).unwrap();
+        let pod = self.node().add_pod_at("a", &agent.subnet().unwrap(), 0).unwrap();
         let serve = |address| Echo::start(pod.netns(), SocketAddr::new(address, PORT), 1).unwrap();
         let echoes = pod.addresses().map(serve).collect();
         let other = 3 - self.number;
@@ -124,7 +124,7 @@ impl Running {
     }
 
     /// Pings, TCP both ways and UDP with the other machine's pod, by every address; all of it arrives as it was sent.
-    pub(crate) fn exchange(&mut self) {
+    pub(crate) fn exchange(&self) {
         for address in self.others {
             let to = SocketAddr::new(address, PORT);
             traffic::ping(self.pod.netns(), address).unwrap();

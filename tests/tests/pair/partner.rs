@@ -9,6 +9,8 @@ use ovl_tests::node::Node;
 use ovl_tests::wait::wait_for;
 
 const PORT: u16 = 7000;
+/// A connection that comes about does so in this time.
+const GREETING: Duration = Duration::from_secs(10);
 /// The other may be booting, or waiting for something that does not come.
 const PATIENCE: Duration = Duration::from_secs(100);
 
@@ -23,35 +25,35 @@ impl Partner {
         let bind = || TcpListener::bind((node.address(), PORT));
         let listener = node.netns().inside(bind)?.context("listen for the other machine")?;
         listener.set_nonblocking(true)?;
-        let mut stream = None;
-        wait_for("the other machine to come", PATIENCE, || {
-            stream = listener.accept().ok().map(|(stream, _)| stream);
-            Ok(stream.is_some())
-        })?;
-        Self::with(stream.context("the other machine came")?)
+        Self::greeted("the other machine to come", || Ok(listener.accept()?.0))
     }
 
     /// Comes to the other.
     pub(crate) fn seek(node: &Node, other: SocketAddr) -> Result<Self> {
-        let mut stream = None;
-        wait_for(&format!("{other} to be there"), PATIENCE, || {
-            let connect = || TcpStream::connect_timeout(&other, Duration::from_secs(1));
-            stream = node.netns().inside(connect)?.ok();
-            Ok(stream.is_some())
+        let connect = || TcpStream::connect_timeout(&other, GREETING);
+        Self::greeted(&format!("{other} to be there"), || Ok(node.netns().inside(connect)??))
+    }
+
+    /// The first connection on which both have heard each other: the other may have given one up before.
+    fn greeted(what: &str, connect: impl Fn() -> Result<TcpStream>) -> Result<Self> {
+        let mut partner = None;
+        wait_for(what, PATIENCE, || {
+            let stream = connect()?;
+            stream.set_nonblocking(false)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(GREETING))?;
+            let mut greeted = Self { stream: BufReader::new(stream) };
+            greeted.meet("hello")?;
+            greeted.stream.get_ref().set_read_timeout(Some(PATIENCE))?;
+            partner = Some(greeted);
+            Ok(true)
         })?;
-        Self::with(stream.context("the other machine is there")?)
+        partner.context("nobody was greeted")
     }
 
     /// Where it listens on a node of the address `to`.
     pub(crate) fn place(to: std::net::IpAddr) -> SocketAddr {
         SocketAddr::new(to, PORT)
-    }
-
-    fn with(stream: TcpStream) -> Result<Self> {
-        stream.set_nonblocking(false)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { stream: BufReader::new(stream) })
     }
 
     /// Returns once both are at this point.
