@@ -1,5 +1,5 @@
 //! `cargo xtask manifests`: renders what `deploy/` has for Kubernetes with kustomize and Helm, and checks it against the API's
-//! schemas.
+//! schemas; and has systemd read the unit.
 //!
 //! No API server is asked, so that defaults and admission are not seen; the schemas are checked strictly, unknown fields
 //! included.
@@ -99,7 +99,22 @@ pub(crate) fn run() -> Result<()> {
         let refused = tools.template(&chart, &[mistake]).is_err();
         ensure!(refused, "the chart takes {mistake}");
     }
+    check_unit(&deploy.join("ovl-agent.service"))?;
     println!("{} sets of manifests are valid in Kubernetes {}", rendered.len(), VERSIONS.join(" and "));
+    Ok(())
+}
+
+/// Has systemd read the unit, as if the agent were installed.
+fn check_unit(unit: &Path) -> Result<()> {
+    setup::ensure(&[&[("systemd-analyze", "systemd")]])?;
+    let text = fs::read_to_string(unit).with_context(|| format!("read {}", unit.display()))?;
+    let file = tempfile::Builder::new().suffix(".service").tempfile().context("create a temporary file")?;
+    fs::write(file.path(), text.replace("/usr/bin/ovl-agent", "/bin/true")).context("write the unit")?;
+    let mut verify = Command::new("systemd-analyze");
+    let said = verify.arg("verify").arg(file.path()).output().context("run systemd-analyze")?;
+    // It only warns of words that systemd does not know.
+    let complaint = String::from_utf8_lossy(&said.stderr);
+    ensure!(said.status.success() && complaint.trim().is_empty(), "{}: {}", unit.display(), complaint.trim());
     Ok(())
 }
 

@@ -31,6 +31,7 @@ echo /usr/sbin/modprobe > /proc/sys/kernel/modprobe
 modprobe br_netfilter
 # The cards of a guest that has some.
 modprobe virtio_net
+modprobe virtio_pci
 # Whoever opens /dev/net/tun loads it where udev has made the file.
 modprobe tun
 hostname guest
