@@ -60,6 +60,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             [] => vec![place.newest()?],
             chosen => chosen.to_vec(),
         };
+        if let Some(old) = versions.iter().find(|series| **series < Series::V6_1) {
+            bail!("--pair is about XDP, which takes Linux 5.18; {old} has none to test");
+        }
         return place.run_pairs(&versions, &options.filter);
     }
     let versions = if options.versions.is_empty() { &Series::ALL[..] } else { &options.versions };
