@@ -51,7 +51,7 @@ pub(crate) struct Options {
     /// How many rounds; 5 unless told, 2 with --quick.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: Option<u16>,
-    /// How long each measurement takes; 3 unless told, 2 with --quick.
+    /// How long each measurement takes; 3 unless told, 1 with --quick.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=600))]
     seconds: Option<u16>,
     /// Only what programs take by themselves, packet by packet.

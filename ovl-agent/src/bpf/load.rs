@@ -1,10 +1,11 @@
 //! Loading the object into the kernel.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::thread;
 
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapInfo, PerCpuArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
@@ -12,6 +13,7 @@ use ovl_common::{
     Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IpKey, LEASES, LOGS, Mac, NODES, POD_MACS, PORTS,
     Port, Program, Remote, STATE, STATS, Stat, TRACE, TRACED, Trace, Traced,
 };
+use tracing::debug;
 
 use super::features;
 use super::flows::FlowMap;
@@ -101,7 +103,8 @@ impl DataPlane {
         }
         let mut programs =
             object_loader.load(object).map_err(|error| from_kernel("creating the BPF maps", &error))?;
-        load_programs(&mut programs, pins)?;
+        let pinned = pins.map(|pins| Pinned { pins, object: identity(object, coarse, pins) });
+        load_programs(&mut programs, pinned)?;
         Ok(Self {
             state: take(&mut programs, STATE.name)?,
             leases: take(&mut programs, LEASES.name)?,
@@ -117,8 +120,25 @@ impl DataPlane {
     }
 }
 
+/// What tells programs apart that the kernel has verified: the object, what the loader put into it, and the pinned maps.
+fn identity(object: &[u8], coarse: u8, pins: &Pins) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (object, coarse).hash(&mut hasher);
+    for (name, _) in pinned_maps(0) {
+        MapInfo::from_pin(pins.map(name)).map(|map| map.id()).unwrap_or_default().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// Where programs are pinned, and what they are of.
+#[derive(Clone, Copy)]
+struct Pinned<'a> {
+    pins: &'a Pins,
+    object: u64,
+}
+
 /// Those of tc, all at the same time: the verifier takes tens of milliseconds for each.
-fn load_programs(programs: &mut Ebpf, pins: Option<&Pins>) -> Result<(), LoadError> {
+fn load_programs(programs: &mut Ebpf, pinned: Option<Pinned<'_>>) -> Result<(), LoadError> {
     let step = |program: Program| format!("loading BPF program {}", program.name());
     let ours = |name: &str| Program::TC.into_iter().find(|program| program.name() == name);
     let found: Vec<_> =
@@ -130,27 +150,38 @@ fn load_programs(programs: &mut Ebpf, pins: Option<&Pins>) -> Result<(), LoadErr
     thread::scope(|scope| {
         let threads: Vec<_> = found
             .into_iter()
-            .map(|(program, loaded)| scope.spawn(move || load_program(program, loaded, pins, &step(program))))
+            .map(|(program, loaded)| {
+                scope.spawn(move || load_program(program, loaded, pinned, &step(program)))
+            })
             .collect();
         let lost = || failed("loading the BPF programs", "a thread ended early", "restart ovl-agent");
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_panicked| Err(lost())))
     })
 }
 
+/// Takes over what an earlier agent had verified of the same object; loads anything else.
 fn load_program(
     program: Program,
     loaded: &mut aya::programs::Program,
-    pins: Option<&Pins>,
+    pinned: Option<Pinned<'_>>,
     step: &str,
 ) -> Result<(), LoadError> {
+    let verified = pinned.map(|pinned| pinned.pins.verified(program, pinned.object));
+    if let Some(Ok(classifier)) = verified.as_ref().map(SchedClassifier::from_pin) {
+        debug!("{} is loaded already", program.name());
+        *loaded = aya::programs::Program::SchedClassifier(classifier);
+        return Ok(());
+    }
     let classifier: &mut SchedClassifier =
         loaded.try_into().map_err(|error| failed(step, error, BAD_OBJECT))?;
     classifier.load().map_err(|error| from_kernel(step, &error))?;
-    if let Some(pins) = pins {
+    if let Some((Pinned { pins, .. }, verified)) = pinned.zip(verified) {
         // What was there stays loaded as long as it is attached.
-        let path = pins.program(program);
-        Pins::remove(&path).map_err(|error| failed(step, format!("{error:#}"), NO_PIN))?;
-        classifier.pin(&path).map_err(|error| from_kernel(step, &error))?;
+        let forgotten = pins.forget_program(program);
+        forgotten.map_err(|error| failed(step, format!("{error:#}"), NO_PIN))?;
+        for path in [pins.program(program), verified] {
+            classifier.pin(&path).map_err(|error| from_kernel(step, &error))?;
+        }
     }
     Ok(())
 }

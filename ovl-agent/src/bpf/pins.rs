@@ -1,7 +1,7 @@
 //! What stays in the BPF file system while no agent runs: maps, attachments and programs of one overlay.
 //!
 //! `/sys/fs/bpf/ovl/<overlay>-<network namespace>/abi-<N>/`: the maps by their names, `link-<index>-<program>`,
-//! `prog-<program>`. An agent that is restarted, or another version with the same ABI, goes on with them, so that no
+//! `prog-<program>`, and the same programs as `object-<identity>-<program>`. An agent that is restarted, or another version with the same ABI, goes on with them, so that no
 //! packet takes another path for it. The programs themselves stop acting when nobody moves their deadline on.
 
 use std::fs;
@@ -85,6 +85,21 @@ impl Pins {
         self.folder.join(format!("prog-{}", program.name()))
     }
 
+    /// Where a program is for those that would load the very same.
+    pub(super) fn verified(&self, program: Program, object: u64) -> PathBuf {
+        self.folder.join(format!("object-{object:016x}-{}", program.name()))
+    }
+
+    /// Removes the pins of a program; what is attached stays.
+    pub(super) fn forget_program(&self, program: Program) -> Result<()> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten();
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        for name in names.filter(|name| is_of_object(name, program)) {
+            Self::remove(&self.folder.join(name))?;
+        }
+        Self::remove(&self.program(program))
+    }
+
     /// Where an attachment is.
     pub(super) fn link(&self, hook: Hook) -> PathBuf {
         self.folder.join(format!("link-{}-{}", hook.ifindex, hook.program.name()))
@@ -138,6 +153,12 @@ fn hook_of(name: &str) -> Option<Hook> {
     let (ifindex, program) = name.strip_prefix("link-")?.split_once('-')?;
     let program = Program::ALL.into_iter().find(|known| known.name() == program)?;
     Some(Hook { ifindex: ifindex.parse().ok()?, program })
+}
+
+/// Whether a name is one of [`Pins::verified`].
+fn is_of_object(name: &str, program: Program) -> bool {
+    let parts = name.strip_prefix("object-").and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(_, of)| of == program.name())
 }
 
 fn other_abi(instance: &Path) -> Option<PathBuf> {
@@ -225,6 +246,16 @@ mod tests {
         for name in ["OVL_STATE", "prog-from_pod", "link-x-from_pod", "link-7-from_mars", "link-7"] {
             assert_eq!(hook_of(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_verified_program_is_known_by_its_name() {
+        let pins = Pins { folder: "/x".into() };
+        let path = pins.verified(Program::FromWire, 0x1f);
+        assert_eq!(path, Path::new("/x/object-000000000000001f-from_wire"));
+        let name = "object-000000000000001f-from_wire";
+        assert!(is_of_object(name, Program::FromWire) && !is_of_object(name, Program::FromWireXdp));
+        assert!(!is_of_object("prog-from_wire", Program::FromWire));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub(crate) mod pinned;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ovl_tests::agent::Agent;
+use ovl_tests::artifacts;
 use ovl_tests::echo::Echo;
 use ovl_tests::flow::{Flow, SMALL};
 use ovl_tests::topology::Topology;
@@ -64,7 +65,20 @@ fn the_next_agent_goes_on_with_links_maps_and_flows() {
     assert_eq!(Pinned::read(node).unwrap(), before, "all of it outlives the agent");
     assert_eq!(running(node).unwrap(), before.running(), "and goes on");
 
-    let agent = overlay.start_ready(0, VERIFIED).unwrap();
+    let mut agent = overlay.start_ready(0, VERIFIED).unwrap();
+    agent.wait_for_peers(1).unwrap();
+    assert_eq!(Pinned::read(node).unwrap(), before, "the same object is not verified again");
+    assert_eq!(running(node).unwrap(), before.running());
+    is_fast(&overlay, &agent);
+    agent.terminate().unwrap();
+
+    // What follows the sections of an ELF file is nobody's.
+    let mut object = std::fs::read(artifacts::bpf_object().unwrap()).unwrap();
+    object.push(0);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), object).unwrap();
+    let agent =
+        overlay.start_ready(0, &format!("{VERIFIED} --bpf-object {}", file.path().display())).unwrap();
     agent.wait_for_peers(1).unwrap();
     wait_for("the new programs to be in the old places", SOON, || {
         let programs: BTreeSet<u64> = Pinned::read(node)?.programs.into_values().collect();
@@ -75,6 +89,11 @@ fn the_next_agent_goes_on_with_links_maps_and_flows() {
     assert_eq!(after.link_ids(), before.link_ids(), "no link was made anew");
     assert_eq!(after.maps, before.maps, "and no map");
     assert!(after.running().is_disjoint(&before.running()), "only programs: {after:?}");
+    assert_eq!(
+        after.identified,
+        after.programs.values().copied().collect(),
+        "what was pinned before is gone"
+    );
     assert!(flows(node).unwrap().is_superset(&learned), "what was learned is still known");
     is_fast(&overlay, &agent);
     let outcome = flow.stop().unwrap();

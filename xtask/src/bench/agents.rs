@@ -45,9 +45,9 @@ pub(super) fn lease(site: &mut Site) -> Result<Vec<(Metric, f64)>> {
     site.store.delete(&key)?;
     let first = site.cluster.agents().first().context("there are two agents")?;
     first.wait_for_peers(others.saturating_sub(1))?;
-    let reachable = answered_after(site, || site.store.put(&key, &value))?;
+    let reachable = answered_after(site, || site.store.put(&key, &value));
     site.cluster.start_agent_again(SECOND, &flags)?;
-    Ok(vec![(REACHABLE, millis(reachable))])
+    Ok(vec![(REACHABLE, millis(reachable?))])
 }
 
 /// From `act`, before which nobody answers, to the first answer of the second pod to the first.

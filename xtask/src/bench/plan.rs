@@ -44,7 +44,7 @@ impl Plan {
                 .filter(|entry| is_asked_for || entry.is_core || !options.quick)
                 .collect(),
             rounds: options.rounds.unwrap_or(if options.quick { 2 } else { 5 }).into(),
-            seconds: options.seconds.unwrap_or(if options.quick { 2 } else { 3 }).into(),
+            seconds: options.seconds.unwrap_or(if options.quick { 1 } else { 3 }).into(),
             ballast: options.ballast(),
         })
     }

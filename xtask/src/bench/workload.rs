@@ -11,7 +11,7 @@ use super::metric::{
 };
 use super::site::Site;
 use super::{agents, program_runs};
-use crate::overlay::Mode;
+use crate::overlay::{Backend, Mode};
 use crate::path;
 
 /// A row, or some that come from one run.
@@ -110,11 +110,13 @@ impl Load {
         matches!(self, Self::Start | Self::Lease)
     }
 
-    /// Whether a contender has such a thing: the kernel has no programs, and the bare network no agents of its own.
+    /// Whether a contender has such a thing: the kernel has no programs, the bare network no agents of its own, and a node
+    /// whose agent carries the packets does not stay as it is without it, as [`agents::lease`] wants.
     pub(super) fn concerns(self, contender: &Contender) -> bool {
         match self {
             Self::Programs(_) => contender.mode == Mode::Ebpf,
-            Self::Start | Self::Lease => contender.ends == Between::Pods,
+            Self::Start => contender.ends == Between::Pods,
+            Self::Lease => contender.ends == Between::Pods && contender.backend != Backend::Udp,
             Self::Streams(_) | Self::Requests(..) | Self::Openings | Self::Flood(_) => true,
         }
     }

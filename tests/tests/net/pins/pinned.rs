@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt as _;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use ovl_common::ABI;
 use ovl_tests::node::Node;
 use serde_json::Value;
@@ -36,17 +36,19 @@ fn number(shown: &Value, member: &str) -> Result<u64> {
 }
 
 /// Everything pinned for an overlay in a node, by name.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Pinned {
     pub(super) maps: BTreeMap<String, u64>,
     pub(super) programs: BTreeMap<String, u64>,
+    /// The programs that are pinned by what they were loaded from.
+    pub(super) identified: BTreeSet<u64>,
     /// The link and the program that it runs.
     pub(super) links: BTreeMap<String, (u64, u64)>,
 }
 
 impl Pinned {
     pub(super) fn read(node: &Node) -> Result<Self> {
-        let mut pinned = Self { maps: BTreeMap::new(), programs: BTreeMap::new(), links: BTreeMap::new() };
+        let mut pinned = Self::default();
         for name in names_in(node, &format!("{}/abi-{ABI}", folder(node)?))? {
             if name.starts_with("link-") {
                 let link = shown(node, "link show", &name)?;
@@ -54,6 +56,10 @@ impl Pinned {
             } else if name.starts_with("prog-") {
                 let id = number(&shown(node, "prog show", &name)?, "id")?;
                 pinned.programs.insert(name, id);
+            } else if name.starts_with("object-") {
+                // The same again, by what they were loaded from.
+                let id = number(&shown(node, "prog show", &name)?, "id")?;
+                ensure!(pinned.identified.insert(id), "{name} is one of several");
             } else {
                 let id = number(&shown(node, "map show", &name)?, "id")?;
                 pinned.maps.insert(name, id);
