@@ -10,6 +10,7 @@ use ovl_tests::agent::Agent;
 use ovl_tests::artifacts;
 use ovl_tests::background::Background;
 use ovl_tests::cni::Runtime;
+use ovl_tests::pod::Pod;
 use ovl_tests::traffic;
 use ovl_tests::wait::wait_for;
 use serde_json::Value;
@@ -42,6 +43,17 @@ fn start_peer(cluster: &Cluster, args: &str) -> Agent {
     cluster.start(1, &format!("{flags} --kubeconfig-file {}", kubeconfig.display()))
 }
 
+/// One on each node, by the configurations that the agents wrote.
+fn pods_that_reach_each_other(cluster: &Cluster, container: &Container<'_>) -> [Pod; 2] {
+    let written = [container.on_node("/etc/cni/net.d/10-flannel.conflist"), conflist(cluster.node(1))];
+    let pods = [0, 1].map(|index: usize| {
+        let runtime = Runtime::new(cluster.node(index), &written[index]).unwrap();
+        runtime.add("a", &[]).unwrap()
+    });
+    traffic::ping_all_pairs(&pods).unwrap();
+    pods
+}
+
 #[test]
 fn the_manifests_capabilities_and_mounts_suffice() {
     let rules =
@@ -49,7 +61,7 @@ fn the_manifests_capabilities_and_mounts_suffice() {
     for (nftables, rules) in rules {
         let network = format!(r#"{ONLY_IPV4},"EnableNFTables":{nftables}"#);
         let cluster = Cluster::new("daemonset", 2, &config(&[&network], r#"{"Type":"vxlan"}"#));
-        let (here, there) = (cluster.node(0), cluster.node(1));
+        let here = cluster.node(0);
         let access = Access::to(&cluster);
         let peer = start_peer(&cluster, VERIFIED);
         let container = Container::new(here, &access);
@@ -63,12 +75,7 @@ fn the_manifests_capabilities_and_mounts_suffice() {
         wait_ready(&agent);
         peer.wait_for_peers(1).unwrap();
 
-        let written = container.on_node("/etc/cni/net.d/10-flannel.conflist");
-        let pods = [
-            Runtime::new(here, &written).unwrap().add("a", &[]).unwrap(),
-            Runtime::new(there, &conflist(there)).unwrap().add("a", &[]).unwrap(),
-        ];
-        traffic::ping_all_pairs(&pods).unwrap();
+        let pods = pods_that_reach_each_other(&cluster, &container);
         wait_for("the fast path", SOON, || {
             traffic::ping_burst(pods[0].netns(), pods[1].address(), 20)?;
             Ok(container.forwarded() > 10)
@@ -115,7 +122,7 @@ fn the_manifests_capabilities_and_mounts_suffice() {
 #[test]
 fn the_udp_backend_has_its_device() {
     let cluster = Cluster::new("daemonset-udp", 2, &config(&[DUAL], r#"{"Type":"udp"}"#));
-    let (here, there) = (cluster.node(0), cluster.node(1));
+    let here = cluster.node(0);
     let access = Access::to(&cluster);
     let peer = start_peer(&cluster, "");
     let container = Container::new(here, &access);
@@ -129,12 +136,7 @@ fn the_udp_backend_has_its_device() {
     let agent = container.start("--iface eth0");
     wait_ready(&agent);
     peer.wait_for_peers(1).unwrap();
-    let written = container.on_node("/etc/cni/net.d/10-flannel.conflist");
-    let pods = [
-        Runtime::new(here, &written).unwrap().add("a", &[]).unwrap(),
-        Runtime::new(there, &conflist(there)).unwrap().add("a", &[]).unwrap(),
-    ];
-    traffic::ping_all_pairs(&pods).unwrap();
+    pods_that_reach_each_other(&cluster, &container);
     let log = agent.log();
     assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
 }
