@@ -78,11 +78,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     place.run(versions, choice)
 }
 
-/// Runs the tests on the oldest kernel that has the whole fast path, and on the newest that the mirror has.
+/// Runs the tests on the oldest kernel that has the whole fast path, and what takes two machines, which meets most of it
+/// again, on the newest that the mirror has.
 pub(crate) fn run_for_ci() -> Result<()> {
     let place = Place::open()?;
     let newest = place.newest()?;
-    place.run(&[Series::V6_1, newest], Choice { filter: "", all: false })?;
+    place.run(&[Series::V6_1], Choice { filter: "", all: false })?;
     place.run_pairs(&[newest], "")
 }
 
