@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use self::flannel::Flannel;
 use crate::dialogue::Dialogue;
 use crate::families::Families;
 use crate::netns::Netns;
 use crate::node::Node;
 use crate::pod::Pod;
+
+mod flannel;
 
 /// Where Debian has the plugins.
 const PLUGINS: &str = "/usr/lib/cni";
@@ -24,11 +27,12 @@ const STATE: &str = "/var/lib/cni";
 pub struct Runtime<'a> {
     node: &'a Node,
     conflist: PathBuf,
+    flannel: Flannel,
 }
 
 impl<'a> Runtime<'a> {
-    /// One that uses the configuration list in `conflist`, which is read for every pod. What plugins remember is the
-    /// node's own.
+    /// One that uses the configuration list in `conflist`, which is read for every pod that comes or goes, as containerd
+    /// does. What plugins remember is the node's own.
     pub fn new(node: &'a Node, conflist: &Path) -> Result<Self> {
         let mount = format!("mkdir -p {STATE} && mount -t tmpfs tmpfs {STATE}");
         node.command("sh")
@@ -36,7 +40,7 @@ impl<'a> Runtime<'a> {
             .arg(mount)
             .run()
             .context("give the node a place for what plugins remember")?;
-        Ok(Self { node, conflist: conflist.to_owned() })
+        Ok(Self { node, conflist: conflist.to_owned(), flannel: Flannel::default() })
     }
 
     /// Makes a pod. `ports` are pairs of TCP ports: the node's and the pod's.
@@ -98,6 +102,12 @@ impl<'a> Runtime<'a> {
         ports: &[(u16, u16)],
     ) -> Result<String> {
         let mut config = plugin.clone();
+        if plugin["type"] == "flannel" {
+            match self.flannel.delegate(command, netns.name(), plugin)? {
+                Some(delegate) => config = delegate,
+                None => return Ok(String::new()),
+            }
+        }
         let members = config.as_object_mut().context("a plugin's configuration is an object")?;
         let capabilities = members.remove("capabilities").unwrap_or_default();
         if capabilities["portMappings"] == true && !ports.is_empty() {
@@ -109,7 +119,7 @@ impl<'a> Runtime<'a> {
         if !previous.is_null() {
             members.insert("prevResult".into(), previous.clone());
         }
-        let kind = plugin["type"].as_str().context("a plugin has no type")?;
+        let kind = config["type"].as_str().context("a plugin has no type")?.to_owned();
         let environment: BTreeMap<&str, String> = BTreeMap::from([
             ("CNI_COMMAND", command.to_owned()),
             ("CNI_CONTAINERID", netns.name().to_owned()),

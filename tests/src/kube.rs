@@ -5,7 +5,7 @@
 //! forget, to break off, to refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,6 +16,7 @@ use nix::sys::socket::{Shutdown as SocketShutdown, shutdown};
 use serde_json::{Value, json};
 
 use crate::netns::Netns;
+use crate::node::Node;
 use crate::topology::{SWITCH_ADDRESS, Topology};
 
 mod answer;
@@ -62,6 +63,9 @@ struct State {
     bookmarks_sent: usize,
     /// Whether answers begin at all.
     is_hanging: bool,
+    /// Whether whoever comes is hung up on, and how many were.
+    hangs_up: bool,
+    turned_away: usize,
     open: Vec<TcpStream>,
 }
 
@@ -77,6 +81,17 @@ impl ApiServer {
         let switch: &Netns = topology.switch()?;
         let bind = || TcpListener::bind((SWITCH_ADDRESS, PORT));
         Self::with(switch.inside(bind)?.context("listen on the underlay")?)
+    }
+
+    /// On a node of a topology, at its own address of the underlay.
+    pub fn on_node(node: &Node) -> Result<Self> {
+        let bind = || TcpListener::bind((node.address(), PORT));
+        Self::with(node.netns().inside(bind)?.context("listen on a node")?)
+    }
+
+    /// The URL that it has on a node of this address.
+    pub fn url_on(address: IpAddr) -> String {
+        format!("http://{}", SocketAddr::new(address, PORT))
     }
 
     fn with(listener: TcpListener) -> Result<Self> {
@@ -218,6 +233,19 @@ impl ApiServer {
         self.change(|state| state.is_hanging = is_hanging);
     }
 
+    /// Hangs up on everybody from now on, as a balancer whose API servers are all gone; or is there again.
+    pub fn hang_up(&self, hangs_up: bool) {
+        self.change(|state| state.hangs_up = hangs_up);
+        if hangs_up {
+            self.drop_connections();
+        }
+    }
+
+    /// How many connections it hung up on before anything was asked.
+    pub fn turned_away(&self) -> usize {
+        self.state().turned_away
+    }
+
     /// Every kind of question that was asked.
     pub fn asked(&self) -> BTreeSet<String> {
         self.state().requests.iter().cloned().collect()
@@ -238,6 +266,10 @@ impl ApiServer {
         let Some(listener) = self.listener().take() else { return };
         // Wakes the thread that accepts.
         let _gone = shutdown(listener.as_raw_fd(), SocketShutdown::Both);
+        self.drop_connections();
+    }
+
+    fn drop_connections(&self) {
         let open = std::mem::take(&mut self.state().open);
         for stream in open {
             let _gone = stream.shutdown(Shutdown::Both);
@@ -264,7 +296,14 @@ impl ApiServer {
         thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
                 let Ok(copy) = stream.try_clone() else { continue };
-                shared.state().open.push(copy);
+                {
+                    let mut state = shared.state();
+                    if state.hangs_up {
+                        state.turned_away += 1;
+                        continue;
+                    }
+                    state.open.push(copy);
+                }
                 let shared = Arc::clone(&shared);
                 // A client that hangs up ends its connection, not the test.
                 thread::spawn(move || drop(answer::serve(&stream, &shared)));

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use crate::command::Cmd;
 use crate::netns::{Netns, sweep_stale, unique_prefix};
 use crate::node::{Node, Seat, Traits};
 use crate::underlay::{FAR, NEAR, Network, Stack};
@@ -34,6 +35,7 @@ impl Topology {
             behind_router: 0,
             traits: Traits { mtu: 1500, stack: Stack::Ipv4, plain_packets: false },
             switch: false,
+            alone: None,
         }
     }
 
@@ -107,6 +109,8 @@ pub struct Builder {
     behind_router: usize,
     traits: Traits,
     switch: bool,
+    /// The only node's number, and the device of this machine that it gets.
+    alone: Option<(usize, String)>,
 }
 
 impl Builder {
@@ -161,6 +165,13 @@ impl Builder {
         self
     }
 
+    /// Builds node `number` alone, whose `eth0` is this machine's `device`: the other nodes are on other machines.
+    #[must_use]
+    pub fn alone(mut self, number: usize, device: &str) -> Self {
+        self.alone = Some((number, device.to_owned()));
+        self
+    }
+
     /// Replaces the start of the namespaces' names. Names other than the default are not swept when the process that
     /// made them is gone.
     #[must_use]
@@ -172,10 +183,11 @@ impl Builder {
     /// Builds it.
     pub fn build(self) -> Result<Topology> {
         sweep_stale()?;
-        let Self { prefix, nodes, behind_router, traits, switch } = self;
+        let Self { prefix, nodes, behind_router, traits, switch, alone } = self;
         let dir = Directory::create()?;
         let mut topology = Topology { prefix, nodes: Vec::new(), switch: None, dir };
-        for number in 1..=nodes {
+        let numbers = alone.as_ref().map_or(1..=nodes, |(number, _)| *number..=*number);
+        for number in numbers {
             let network = if number + behind_router > nodes { &FAR } else { &NEAR };
             let host = u8::try_from(BEFORE_NODES + number).context("a topology has room for 245 nodes")?;
             let addresses = network.host(host, traits.stack);
@@ -184,6 +196,11 @@ impl Builder {
             topology.nodes.push(Node::create(&topology.prefix, &name, seat, &dir, traits)?);
         }
         match topology.nodes.as_slice() {
+            [one] if let Some((_, device)) = &alone => {
+                let netns = one.netns().name();
+                Cmd::host("ip").words(&format!("link set dev {device} netns {netns} name eth0")).run()?;
+                one.bring_up()?;
+            }
             [one, two] if !switch => connect(one, two)?,
             nodes => {
                 let networks: &[&Network] = if behind_router > 0 { &[&NEAR, &FAR] } else { &[&NEAR] };

@@ -1,5 +1,5 @@
 //! `cargo xtask manifests`: renders what `deploy/` has for Kubernetes with kustomize and Helm, and checks it against the API's
-//! schemas.
+//! schemas; and has systemd read the unit.
 //!
 //! No API server is asked, so that defaults and admission are not seen; the schemas are checked strictly, unknown fields
 //! included.
@@ -37,7 +37,7 @@ for name in ('helm', 'kubectl'):
 const VERSIONS: [&str; 2] = ["1.25", "1.37"];
 
 /// Values of the chart beside its defaults, each of which must render to something valid.
-const VALUES: [&[&str]; 4] = [
+const VALUES: [&[&str]; 5] = [
     &[r#"cniConf="""#, "ipMasq=false"],
     &[
         r#"nodeSelector={"ovl/agent":"true"}"#,
@@ -53,10 +53,16 @@ const VALUES: [&[&str]; 4] = [
         r#"network={"EnableIPv6":true,"IPv6Network":"fd42::/48","Backend":{"Type":"host-gw"}}"#,
         r#"priorityClassName="""#,
     ],
+    IPIP,
 ];
 
+/// The chart for a backend that needs the TUN device, in letters that agents take, too, and for one that does not.
+const UDP: &[&str] = &[r#"network={"Backend":{"Type":"UDP"}}"#];
+const IPIP: &[&str] = &[r#"network={"Backend":{"Type":"ipip"}}"#];
+
 /// Values that the chart must refuse.
-const MISTAKES: [&str; 3] = [r#"cniConf="/etc/passwd""#, "healthzPort=0", "replicas=3"];
+const MISTAKES: [&str; 4] =
+    [r#"cniConf="/etc/passwd""#, "healthzPort=0", "replicas=3", r#"network={"Backend":{"Type":null}}"#];
 
 /// Renders and checks everything.
 pub(crate) fn run() -> Result<()> {
@@ -67,10 +73,15 @@ pub(crate) fn run() -> Result<()> {
     let by_node = tools.kustomize(&deploy.join("node-by-node"))?;
     shell::run_quietly(tools.helm("lint --strict").arg(&chart), "checking the chart (helm lint)")?;
     let charted = tools.template(&chart, &[])?;
+    let udp = tools.with_udp(&deploy, "kubernetes")?;
+    let charted_udp = tools.template(&chart, UDP)?;
     let mut rendered = vec![
         ("kubernetes", kustomized.clone()),
         ("node-by-node", by_node.clone()),
         ("chart", charted.clone()),
+        ("kubernetes with udp", udp.clone()),
+        ("node-by-node with udp", tools.with_udp(&deploy, "node-by-node")?),
+        ("chart with udp", charted_udp.clone()),
     ];
     for values in VALUES {
         rendered.push(("chart with values", tools.template(&chart, values)?));
@@ -79,13 +90,31 @@ pub(crate) fn run() -> Result<()> {
         tools.validate(name, text)?;
     }
     same(&kustomized, &charted)?;
+    same_pods(&udp, &charted_udp)?;
+    same_pods(&kustomized, &tools.template(&chart, IPIP)?)?;
+    ensure!(pod(&udp)? != pod(&charted)?, "the backend udp changes nothing");
     let selector = &daemon_set(&by_node)?["spec"]["template"]["spec"]["nodeSelector"];
     ensure!(selector["ovl/agent"] == "true", "node-by-node selects the nodes {selector}");
     for mistake in MISTAKES {
         let refused = tools.template(&chart, &[mistake]).is_err();
         ensure!(refused, "the chart takes {mistake}");
     }
+    check_unit(&deploy.join("ovl-agent.service"))?;
     println!("{} sets of manifests are valid in Kubernetes {}", rendered.len(), VERSIONS.join(" and "));
+    Ok(())
+}
+
+/// Has systemd read the unit, as if the agent were installed.
+fn check_unit(unit: &Path) -> Result<()> {
+    setup::ensure(&[&[("systemd-analyze", "systemd")]])?;
+    let text = fs::read_to_string(unit).with_context(|| format!("read {}", unit.display()))?;
+    let file = tempfile::Builder::new().suffix(".service").tempfile().context("create a temporary file")?;
+    fs::write(file.path(), text.replace("/usr/bin/ovl-agent", "/bin/true")).context("write the unit")?;
+    let mut verify = Command::new("systemd-analyze");
+    let said = verify.arg("verify").arg(file.path()).output().context("run systemd-analyze")?;
+    // It only warns of words that systemd does not know.
+    let complaint = String::from_utf8_lossy(&said.stderr);
+    ensure!(said.status.success() && complaint.trim().is_empty(), "{}: {}", unit.display(), complaint.trim());
     Ok(())
 }
 
@@ -137,6 +166,15 @@ impl Tools {
         output(self.tool("kubectl").arg("kustomize").arg(folder))
     }
 
+    /// A folder of manifests with the component for the backend udp, as deploy/README.md says.
+    fn with_udp(&self, deploy: &Path, folder: &str) -> Result<String> {
+        // Resources must be named by relative paths.
+        let place = tempfile::tempdir_in(deploy).context("create a folder for a kustomization")?;
+        let text = format!("resources: [../{folder}]\ncomponents: [../udp]\n");
+        fs::write(place.path().join("kustomization.yaml"), text).context("write a kustomization")?;
+        self.kustomize(place.path())
+    }
+
     fn template(&self, chart: &Path, values: &[&str]) -> Result<String> {
         let mut command = self.helm("template ovl --namespace ovl");
         command.arg(chart).args(values.iter().flat_map(|value| ["--set-json", value]));
@@ -181,6 +219,26 @@ fn objects(text: &str) -> Result<BTreeMap<String, Value>> {
 
 fn daemon_set(text: &str) -> Result<Value> {
     objects(text)?.remove("DaemonSet").context("there is no DaemonSet")
+}
+
+/// What the DaemonSet's pods are. Volumes and mounts have no order.
+fn pod(text: &str) -> Result<Value> {
+    let mut pod = daemon_set(text)?["spec"]["template"].take();
+    for list in ["/spec/volumes", "/spec/containers/0/volumeMounts"] {
+        let list = pod.pointer_mut(list).and_then(Value::as_array_mut);
+        let list = list.context("the DaemonSet's pods have no volumes")?;
+        list.sort_by_key(|item| item["name"].as_str().map(str::to_owned));
+    }
+    Ok(pod)
+}
+
+fn same_pods(manifests: &str, chart: &str) -> Result<()> {
+    let (manifests, chart) = (pod(manifests)?, pod(chart)?);
+    ensure!(
+        manifests == chart,
+        "the pods differ: the manifests have\n{manifests:#}\nthe chart has\n{chart:#}"
+    );
+    Ok(())
 }
 
 /// The manifests and the chart's defaults are one and the same, but for the namespace, which Helm makes itself.

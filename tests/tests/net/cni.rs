@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use ovl_tests::agent::Agent;
@@ -32,6 +32,18 @@ const AT_ONCE: usize = 25;
 /// Where a node's runtime looks for its configuration.
 pub(crate) fn conflist(node: &Node) -> PathBuf {
     node.dir().join("net.d/10-flannel.conflist")
+}
+
+/// Writes kube-flannel's own.
+pub(crate) fn write_flannels(conflist: &Path, subnet_file: &Path) {
+    fs::create_dir_all(conflist.parent().unwrap()).unwrap();
+    let list = format!(
+        r#"{{"name":"cbr0","cniVersion":"0.3.1","plugins":[{{"type":"flannel","subnetFile":"{}",
+            "delegate":{{"hairpinMode":true,"isDefaultGateway":true}}}},
+            {{"type":"portmap","capabilities":{{"portMappings":true}}}}]}}"#,
+        subnet_file.display()
+    );
+    fs::write(conflist, list).unwrap();
 }
 
 /// The flags of a node that writes it.
@@ -140,16 +152,7 @@ fn a_pod_of_flannels_configuration_keeps_its_address() {
     let mut former = overlay.agents.remove(0);
     let node = overlay.node(0);
     let path = conflist(node);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let subnet = former.subnet().unwrap().cidr();
-    // What flannel's plugin delegates for kube-flannel's own configuration.
-    let flannel = format!(
-        r#"{{"name":"cbr0","cniVersion":"0.3.1","plugins":[{{"type":"bridge","mtu":1450,"hairpinMode":true,
-            "isDefaultGateway":true,"isGateway":true,"ipMasq":false,"ipam":{{"type":"host-local",
-            "ranges":[[{{"subnet":"{subnet}"}}]],"routes":[{{"dst":"10.42.0.0/16"}}]}}}},
-            {{"type":"portmap","capabilities":{{"portMappings":true}}}}]}}"#
-    );
-    fs::write(&path, flannel).unwrap();
+    write_flannels(&path, former.subnet_file());
     let runtime = Runtime::new(node, &path).unwrap();
     let old = runtime.add("old", &[]).unwrap();
     former.terminate().unwrap();

@@ -1,7 +1,6 @@
-//! Agents and their etcd over a longer time: who gets what at the start, and what an outage does to it.
+//! Agents and their etcd over a longer time: who gets what at the start, and what is lost and comes back.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use ovl_tests::agent::{Agent, AgentOptions, Store};
 use ovl_tests::artifacts;
@@ -9,35 +8,32 @@ use ovl_tests::background::Lifetime;
 use ovl_tests::etcd::Etcd;
 use ovl_tests::links;
 use ovl_tests::topology::Topology;
-use ovl_tests::traffic::{self, PingInBackground, StreamInBackground};
 use ovl_tests::wait::wait_for;
 
-use crate::overlay::{EBPF, KERNEL, Overlay, SOON};
+use crate::overlay::{KERNEL, Overlay, SOON};
 
 const PREFIX: &str = "/coreos.com/network";
-/// Longer than a claim on a public IP lasts, and than most restarts of an etcd.
-const OUTAGE: Duration = Duration::from_mins(1);
 
 /// An etcd on the underlay, and how to start agents on it.
-fn etcd(topology: &Topology, config: &str) -> Etcd {
+pub(crate) fn etcd(topology: &Topology, config: &str) -> Etcd {
     let etcd = Etcd::on_underlay(topology, Lifetime::WithHarness).unwrap();
     etcd.put(&format!("{PREFIX}/config"), config).unwrap();
     etcd
 }
 
-fn start_agents(topology: &Topology, etcd: &Etcd, args: &str) -> Vec<Agent> {
+pub(crate) fn start_agents(topology: &Topology, etcd: &Etcd, args: &str) -> Vec<Agent> {
     let store = Store::Etcd(etcd.url().to_owned());
     let options = AgentOptions::new(artifacts::agent_binary().unwrap(), store).args(args);
     topology.nodes().iter().map(|node| Agent::start(node, &options).unwrap()).collect()
 }
 
 /// All leases, values, revisions and etcd leases included.
-fn leases(etcd: &Etcd) -> String {
+pub(crate) fn leases(etcd: &Etcd) -> String {
     etcd.etcdctl().args(["get", "--prefix", "-w", "json", &format!("{PREFIX}/subnets/")]).run().unwrap()
 }
 
 /// How many etcd leases there are for leases and for claims on public IPs. None may have no key, or two.
-fn terms(etcd: &Etcd) -> (usize, usize) {
+pub(crate) fn terms(etcd: &Etcd) -> (usize, usize) {
     let mut counts = (0, 0);
     wait_for("each etcd lease to have one key", SOON, || {
         let terms = etcd.etcdctl().words("lease list").run()?;
@@ -74,47 +70,8 @@ fn twenty_agents_that_start_at_once_share_twenty_subnets() {
     assert_eq!(terms(&etcd), (20, 20), "one each");
 }
 
-#[test]
-fn an_outage_of_a_minute_is_not_noticed_by_pods() {
-    let topology = Topology::builder("outage").nodes(2).switch().build().unwrap();
-    let mut etcd = etcd(&topology, r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#);
-    let mut agents = start_agents(&topology, &etcd, EBPF);
-    let mut pods = Vec::new();
-    for (node, agent) in topology.nodes().iter().zip(&mut agents) {
-        agent.wait_ready().unwrap();
-        agent.wait_for_peers(1).unwrap();
-        pods.push(node.add_pod("a", &agent.subnet().unwrap()).unwrap());
-    }
-    traffic::ping_all_pairs(&pods).unwrap();
-    let before = leases(&etcd);
-    let ping = PingInBackground::start(pods[0].netns(), pods[1].address()).unwrap();
-
-    etcd.kill().unwrap();
-    let began = Instant::now();
-    while began.elapsed() < OUTAGE {
-        ping.wait_for_more(50, SOON).unwrap();
-    }
-    // Over its end.
-    let stream = StreamInBackground::start(&pods[1], &pods[0], 5).unwrap();
-    etcd.start_again().unwrap();
-    for agent in &agents {
-        Overlay::wait_for_log(agent, "answers again").unwrap();
-    }
-    let stream = stream.finish().unwrap();
-    assert!(stream.silent_intervals < 10, "{stream:?}");
-    let ping = ping.stop().unwrap();
-    assert_eq!(ping.lost(), 0, "{ping:?}");
-
-    assert_eq!(revisions(&leases(&etcd)), revisions(&before), "nobody had to write anything");
-    assert_eq!(terms(&etcd), (2, 2));
-    for agent in &agents {
-        assert!(!agent.log().contains("ERROR"), "{}", agent.log_tail());
-        agent.wait_for_peers(1).unwrap();
-    }
-}
-
 /// A listing without its header, which tells of all writes anywhere.
-fn revisions(listing: &str) -> &str {
+pub(crate) fn revisions(listing: &str) -> &str {
     listing.split_once("\"kvs\"").map_or("", |(_, rest)| rest)
 }
 

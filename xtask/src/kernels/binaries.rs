@@ -10,8 +10,11 @@ use serde_json::Value;
 use crate::toolchain::Wanted;
 use crate::{ebpf, shell};
 
-/// The suites that need a kernel.
+/// The suites that are about a kernel.
 pub(super) const SUITES: [&str; 2] = ["prog", "net"];
+
+/// The suite of two guests.
+pub(super) const PAIR: &str = "pair";
 
 /// What was built.
 pub(super) struct Binaries {
@@ -29,15 +32,17 @@ pub(super) struct Suite {
 }
 
 impl Binaries {
-    /// Builds everything.
-    pub(super) fn build() -> Result<Self> {
+    /// Builds everything for these suites.
+    pub(super) fn build(suites: &[&'static str]) -> Result<Self> {
         let object = ebpf::build(Wanted::Auto)?;
         shell::step("building the agent and the tests");
         let agent = executables(&["build", "-p", "ovl-agent", "--bin", "ovl-agent"])?;
         let agent = named("ovl-agent", &agent)?;
-        let tests = executables(&["test", "--no-run", "-p", "ovl-tests", "--test", "prog", "--test", "net"])?;
+        let mut arguments = vec!["test", "--no-run", "-p", "ovl-tests"];
+        arguments.extend(suites.iter().flat_map(|name| ["--test", name]));
+        let tests = executables(&arguments)?;
         let suites =
-            SUITES.into_iter().map(|name| Suite::of(name, named(name, &tests)?)).collect::<Result<_>>()?;
+            suites.iter().map(|&name| Suite::of(name, named(name, &tests)?)).collect::<Result<_>>()?;
         Ok(Self { agent, object, suites })
     }
 

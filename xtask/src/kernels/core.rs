@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::binaries::Suite;
 use super::series::Series;
 
-/// The tests that meet the kernel where kernels differ, by suite and the start of their names: about three minutes in
+/// The tests that meet the kernel where kernels differ, by suite and the start of their names: about five minutes in
 /// emulation, where a small transfer takes seconds and a question to tshark ten.
 ///
 /// Not among them: `restart`, whose streams end before a restart does at that speed, and what asks an etcd, which

@@ -1,4 +1,4 @@
-//! A machine that QEMU emulates, with one kernel and one run of the tests.
+//! Machines that QEMU emulates, each with one kernel and one run of the tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use ovl_tests::background::{Background, Lifetime};
-use ovl_tests::command::Cmd;
+use ovl_tests::command::Place;
 use ovl_tests::wait::wait_for;
 
 use super::kernel::Kernel;
@@ -39,45 +39,105 @@ pub(super) struct Ran {
     pub(super) console: PathBuf,
 }
 
-/// Boots `kernel` and follows the tests to their end.
-pub(super) fn run(kernel: &Kernel, initramfs: &Path, what: &str) -> Result<Ran> {
-    let inside = |name: &str| kernel.folder().join(name);
-    let (log, console) = (inside("tests.log"), inside("console.log"));
-    for file in [&log, &console] {
-        fs::write(file, "").with_context(|| format!("empty {}", file.display()))?;
-    }
-    let size = initramfs.metadata().with_context(|| format!("look at {}", initramfs.display()))?.len();
-    let port = |file: &Path| format!("file:{}", file.display());
-    let command = Cmd::host("qemu-system-x86_64")
-        .words(MACHINE)
-        // The archive is in memory while it unpacks into a file system of at most half of the rest.
-        .args(["-m".to_owned(), (768 + 3 * size / (1 << 20)).to_string()])
-        .arg("-kernel")
-        .arg(kernel.image())
-        .arg("-initrd")
-        .arg(initramfs)
-        .args(["-append", KERNEL_LINE, "-serial", &port(&console), "-serial", &port(&log)]);
+/// What one guest has and others have not.
+#[derive(Default)]
+pub(super) struct Traits {
+    /// What the names of its files end with.
+    pub(super) suffix: String,
+    /// Where QEMU runs.
+    pub(super) place: Place,
+    /// More of QEMU's arguments.
+    pub(super) devices: Vec<String>,
+    /// A variable of the tests, as `NAME=value`.
+    pub(super) variable: String,
+}
 
-    let start = Instant::now();
-    let mut qemu = Background::start(&command, &inside("qemu.log"), Lifetime::WithHarness)?;
-    let mut progress = Progress::start(what);
-    let (mut length, mut heard, mut boot, mut hung) = (0, start, None, false);
-    wait_for(&format!("{} to end", kernel.release), DEADLINE, || {
-        progress.tick();
-        let now = log.metadata().map_or(0, |metadata| metadata.len());
-        if now != length {
-            (length, heard) = (now, Instant::now());
-            boot = boot.or_else(|| Some(start.elapsed()));
+/// A guest that runs.
+pub(super) struct Guest {
+    qemu: Background,
+    start: Instant,
+    /// How much it has said, and when it last said something.
+    length: u64,
+    heard: Instant,
+    boot: Option<Duration>,
+    /// How long it took, once it ended.
+    time: Option<Duration>,
+    hung: bool,
+    log: PathBuf,
+    console: PathBuf,
+}
+
+impl Guest {
+    /// Boots `kernel`.
+    pub(super) fn start(kernel: &Kernel, initramfs: &Path, traits: &Traits) -> Result<Self> {
+        let inside = |name: &str| kernel.folder().join(format!("{name}{}.log", traits.suffix));
+        let (log, console) = (inside("tests"), inside("console"));
+        for file in [&log, &console] {
+            fs::write(file, "").with_context(|| format!("empty {}", file.display()))?;
         }
-        hung = heard.elapsed() > SILENCE;
-        Ok(hung || qemu.try_status()?.is_some())
+        let size = initramfs.metadata().with_context(|| format!("look at {}", initramfs.display()))?.len();
+        let port = |file: &Path| format!("file:{}", file.display());
+        // What it does not know, the kernel hands to the first process.
+        let line = format!("{KERNEL_LINE} {}", traits.variable);
+        let command = traits
+            .place
+            .command("qemu-system-x86_64")
+            .words(MACHINE)
+            // The archive is in memory while it unpacks into a file system of at most half of the rest.
+            .args(["-m".to_owned(), (768 + 3 * size / (1 << 20)).to_string()])
+            .arg("-kernel")
+            .arg(kernel.image())
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-append", &line, "-serial", &port(&console), "-serial", &port(&log)])
+            .args(&traits.devices);
+        let start = Instant::now();
+        let qemu = Background::start(&command, &inside("qemu"), Lifetime::WithHarness)?;
+        Ok(Self { qemu, start, length: 0, heard: start, boot: None, time: None, hung: false, log, console })
+    }
+
+    /// Looks after it; whether it ended, by itself or since it says nothing any more.
+    fn has_ended(&mut self) -> Result<bool> {
+        if self.time.is_some() {
+            return Ok(true);
+        }
+        let now = self.log.metadata().map_or(0, |metadata| metadata.len());
+        if now != self.length {
+            (self.length, self.heard) = (now, Instant::now());
+            self.boot = self.boot.or_else(|| Some(self.start.elapsed()));
+        }
+        self.hung = self.heard.elapsed() > SILENCE;
+        if self.hung || self.qemu.try_status()?.is_some() {
+            self.time = Some(self.start.elapsed());
+        }
+        Ok(self.time.is_some())
+    }
+
+    /// What became of it.
+    pub(super) fn finish(self) -> Result<Ran> {
+        let said = read(&self.log)?;
+        if said.is_empty() {
+            println!("    QEMU says: {}", self.qemu.log().trim());
+        }
+        let Self { boot, hung, log, console, .. } = self;
+        let time = self.time.unwrap_or_else(|| self.start.elapsed());
+        Ok(Ran { report: Report::parse(&said), boot, time, hung, log, console })
+    }
+}
+
+/// Follows the tests of guests to their end.
+pub(super) fn follow(guests: &mut [Guest], what: &str) -> Result<()> {
+    let mut progress = Progress::start(what);
+    wait_for(&format!("the end of: {what}"), DEADLINE, || {
+        progress.tick();
+        let mut have_ended = true;
+        for guest in &mut *guests {
+            have_ended &= guest.has_ended()?;
+        }
+        Ok(have_ended)
     })?;
     progress.finish();
-    let said = read(&log)?;
-    if said.is_empty() {
-        println!("    QEMU says: {}", qemu.log().trim());
-    }
-    Ok(Ran { report: Report::parse(&said), boot, time: start.elapsed(), hung, log, console })
+    Ok(())
 }
 
 /// A log of the guest, which may hold any bytes.

@@ -29,6 +29,9 @@ echo 'hosts: files' > /etc/nsswitch.conf
 echo /usr/sbin/modprobe > /proc/sys/kernel/modprobe
 # As on every node of Kubernetes.
 modprobe br_netfilter
+# The cards of a guest that has some.
+modprobe virtio_net
+modprobe virtio_pci
 # Whoever opens /dev/net/tun loads it where udev has made the file.
 modprobe tun
 hostname guest

@@ -12,7 +12,7 @@ use super::series::Series;
 use crate::shell;
 
 /// Folders of modules that the tests may want; file systems and the rest of the drivers are of no use here.
-const MODULES: [&str; 5] = ["arch", "crypto", "drivers/net", "lib", "net"];
+const MODULES: [&str; 6] = ["arch", "crypto", "drivers/net", "drivers/virtio", "lib", "net"];
 
 /// A kernel that can be booted.
 pub(super) struct Kernel {
@@ -54,8 +54,15 @@ impl Kernel {
     }
 
     fn kept(folder: &Path) -> Option<Self> {
-        let release = fs::read_to_string(folder.join("release")).ok()?.trim().to_owned();
+        let mark = fs::read_to_string(folder.join("release")).ok()?;
+        // One that was kept with other modules has to be unpacked anew.
+        let release = mark.strip_suffix(&Self::mark(""))?.to_owned();
         Some(Self { release, folder: folder.to_owned() })
+    }
+
+    /// What is written once everything else of a release is here.
+    fn mark(release: &str) -> String {
+        format!("{release}\n{}\n", MODULES.join(" "))
     }
 
     /// The newest that can be downloaded; nothing when that is the one that is here.
@@ -116,7 +123,7 @@ impl Kernel {
         let kernel = Self { release: release.to_owned(), folder: folder.to_owned() };
         archive::of_folder(&pruned, &kernel.modules())?;
         move_to(&image, &kernel.image())?;
-        fs::write(&mark, release).with_context(|| format!("write {}", mark.display()))?;
+        fs::write(&mark, Self::mark(release)).with_context(|| format!("write {}", mark.display()))?;
         Ok(kernel)
     }
 }

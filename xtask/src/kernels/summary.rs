@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::binaries::SUITES;
 use super::series::Series;
 use crate::table;
 
@@ -13,7 +12,7 @@ pub(super) struct Row {
     pub(super) series: Series,
     pub(super) release: String,
     pub(super) boot: Option<Duration>,
-    /// Of each suite.
+    /// Of each column.
     pub(super) results: Vec<String>,
     pub(super) time: Option<Duration>,
     pub(super) ok: bool,
@@ -21,8 +20,8 @@ pub(super) struct Row {
 
 impl Row {
     /// A kernel that could not even be started.
-    pub(super) fn without_guest(series: Series) -> Self {
-        let results = SUITES.map(|_| "-".to_owned()).to_vec();
+    pub(super) fn without_guest(series: Series, columns: &[&str]) -> Self {
+        let results = columns.iter().map(|_| "-".to_owned()).collect();
         Self { series, release: "NOT STARTED".to_owned(), boot: None, results, time: None, ok: false }
     }
 
@@ -35,10 +34,10 @@ impl Row {
     }
 }
 
-/// Prints the table; an error when something failed.
-pub(super) fn print(rows: &[Row]) -> Result<()> {
-    let heading = ["series", "kernel", "boot"].into_iter().chain(SUITES).chain(["time"]);
-    let mut lines = vec![heading.map(str::to_owned).collect()];
+/// Prints the table with these columns of results; an error when something failed.
+pub(super) fn print(columns: &[&str], rows: &[Row]) -> Result<()> {
+    let heading = ["series", "kernel", "boot"].iter().chain(columns).chain(&["time"]);
+    let mut lines = vec![heading.map(|&cell| cell.to_owned()).collect()];
     lines.extend(rows.iter().map(Row::cells));
     print!("\n{}", table::format(&lines, false));
     let failed: Vec<_> = rows.iter().filter(|row| !row.ok).map(|row| row.series.name()).collect();

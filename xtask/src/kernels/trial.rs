@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use super::binaries::Binaries;
 use super::core::Choice;
-use super::guest::{self, Ran};
+use super::guest::{self, Guest, Ran, Traits};
 use super::initramfs::Initramfs;
 use super::kernel::Kernel;
 use super::report::{MARK, Report, Suite};
@@ -18,11 +18,19 @@ use super::summary::Row;
 const CONSOLE_LINES: usize = 40;
 
 /// What is asked of a suite.
-struct Part<'test> {
-    name: &'static str,
-    binary: &'test Path,
-    tests: Vec<&'test str>,
-    left_out: usize,
+pub(super) struct Part<'test> {
+    pub(super) name: &'static str,
+    pub(super) binary: &'test Path,
+    pub(super) tests: Vec<&'test str>,
+    pub(super) left_out: usize,
+}
+
+impl Part<'_> {
+    /// Whether a guest ran it to its end and all was well.
+    pub(super) fn is_fine(&self, ran: &Ran) -> bool {
+        self.tests.is_empty()
+            || ran.report.suite(self.name).is_some_and(|suite| suite.is_fine(self.tests.len()))
+    }
 }
 
 /// Boots a kernel, runs the tests of the choice, and shows what failed.
@@ -58,12 +66,10 @@ pub(super) fn run(
         bail!("no test of that name runs on {series}: `cargo xtask kernels --list` names those that do");
     }
     let archive = initramfs.make(kernel, &script(binaries, &parts))?;
-    let ran = guest::run(kernel, &archive, &format!("{} runs {number} tests", kernel.release))?;
-    let fine = |part: &Part<'_>| {
-        part.tests.is_empty()
-            || ran.report.suite(part.name).is_some_and(|suite| suite.is_fine(part.tests.len()))
-    };
-    let ok = parts.iter().all(fine);
+    let mut guest = Guest::start(kernel, &archive, &Traits::default())?;
+    guest::follow(std::slice::from_mut(&mut guest), &format!("{} runs {number} tests", kernel.release))?;
+    let ran = guest.finish()?;
+    let ok = parts.iter().all(|part| part.is_fine(&ran));
     if !ok {
         show(&ran)?;
     }
@@ -72,7 +78,7 @@ pub(super) fn run(
 }
 
 /// What the guest does: every suite, one test at a time, since they measure and wait with deadlines.
-fn script(binaries: &Binaries, parts: &[Part<'_>]) -> String {
+pub(super) fn script(binaries: &Binaries, parts: &[Part<'_>]) -> String {
     let mut script = format!("echo '{MARK} started'\n");
     // Writing to a string can't fail.
     for (name, path) in binaries.environment() {
@@ -96,7 +102,7 @@ fn quoted(path: &Path) -> String {
 }
 
 /// Why a run failed, and where to read on.
-fn show(ran: &Ran) -> Result<()> {
+pub(super) fn show(ran: &Ran) -> Result<()> {
     for suite in &ran.report.suites {
         print!("{}", suite.failures);
     }
@@ -118,7 +124,7 @@ fn show(ran: &Ran) -> Result<()> {
 }
 
 /// A suite's result in the table.
-fn cell(part: &Part<'_>, suite: Option<&Suite>) -> String {
+pub(super) fn cell(part: &Part<'_>, suite: Option<&Suite>) -> String {
     let mut text = match suite {
         _ if part.tests.is_empty() => "none".to_owned(),
         None => "NOT RUN".to_owned(),

@@ -77,6 +77,10 @@ impl KubernetesOptions {
             hyper::header::USER_AGENT,
             hyper::header::HeaderValue::from_static(concat!("ovl-agent/", env!("CARGO_PKG_VERSION"))),
         ));
+        if config.cluster_url.scheme_str() == Some("http") {
+            // Nobody has to vouch for a server without TLS, on a machine that may know no authorities.
+            config.root_cert.get_or_insert_default();
+        }
         let server = without_credentials(config.cluster_url.to_string().trim_end_matches('/'));
         let client = Client::try_from(config).map_err(|error| {
             StoreError::Refused(format!("{} cannot be used: {}", self.origin(), chain(&error)))
