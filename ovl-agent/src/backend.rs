@@ -323,6 +323,11 @@ impl Backend {
     }
 }
 
+/// The address of the overlay devices: the subnet's first, alone.
+fn own_address(subnet: &IpNet) -> IpNet {
+    IpNet::from(subnet.addr())
+}
+
 /// The key of the BPF lease map.
 pub(crate) fn bpf_prefix(subnet: IpNet) -> Prefix {
     Prefix::new(subnet.addr(), subnet.prefix_len())

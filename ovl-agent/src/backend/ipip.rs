@@ -1,11 +1,10 @@
 //! `ipip`: a device per family outside whose packets travel in IP, and per peer and family inside one route through the
 //! peer's public address (FLANNEL.md 5.4).
 
-use ipnet::IpNet;
 use ovl_common::{Encapsulation, Mac, Remote, Travel};
 
 use super::way::outer;
-use super::{Desired, Here, IpTunnel, Peer, Route, RouteKey, Tunnel, bpf_prefix, direct};
+use super::{Desired, Here, IpTunnel, Peer, Route, RouteKey, Tunnel, bpf_prefix, direct, own_address};
 use crate::family::{ByFamily, Family};
 use crate::network::IpipOptions;
 use crate::node::{Node, Underlay};
@@ -113,11 +112,6 @@ impl Ipip {
         };
         desired.remotes.insert(bpf_prefix(peer.subnet), remote);
     }
-}
-
-/// The address of the overlay devices: the subnet's first, alone.
-fn own_address(subnet: &IpNet) -> IpNet {
-    IpNet::from(subnet.addr())
 }
 
 /// The largest packet that fits behind an outer header without options: of 20 (IPv4) or 40 (IPv6) bytes.

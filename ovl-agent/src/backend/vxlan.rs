@@ -2,12 +2,13 @@
 //! entry (FLANNEL.md 5.1).
 
 use anyhow::ensure;
-use ipnet::IpNet;
 use ovl_common::{Encapsulation, Mac, Remote, Travel};
 use serde::{Deserialize, Serialize};
 
 use super::way::outer;
-use super::{Desired, Here, Peer, Route, RouteKey, Tunnel, VxlanDevice, Way, bpf_prefix, direct, way};
+use super::{
+    Desired, Here, Peer, Route, RouteKey, Tunnel, VxlanDevice, Way, bpf_prefix, direct, own_address, way,
+};
 use crate::family::{ByFamily, Family};
 use crate::lease::{BackendData, LeaseAttrs};
 use crate::network::VxlanOptions;
@@ -211,11 +212,6 @@ impl Vxlan {
 /// Whether a MAC is the address of one device, not of a group or of nobody.
 fn is_one_devices(mac: Mac) -> bool {
     mac.0[0] & 1 == 0 && mac != Mac::default()
-}
-
-/// The address of the overlay devices: the subnet's first, alone.
-fn own_address(subnet: &IpNet) -> IpNet {
-    IpNet::from(subnet.addr())
 }
 
 /// What VXLAN adds to an IP packet, bytes: 20 (IPv4) or 40 (IPv6) + 8 (UDP) + 8 (VXLAN) + 14 (Ethernet). Flannel
