@@ -1,5 +1,7 @@
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::*;
 use crate::backend::testing::{desired, network, node, view};
 use crate::backend::{Backend, Desired, OnLink};
