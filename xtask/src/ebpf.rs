@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, anyhow};
+use object::build::elf;
+use object::elf::SHT_STRTAB;
 use ovl_tests::artifacts;
 
 use crate::probe::{self, SYSTEM_RUSTC, TARGET};
@@ -111,6 +113,7 @@ fn publish() -> Result<PathBuf> {
     let built = artifacts::target().join("ebpf").join(TARGET).join("release/ovl-bpf");
     let object = artifacts::target().join("ovl.bpf.o");
     let bytes = fs::read(&built).with_context(|| format!("read the built object {}", built.display()))?;
+    let bytes = without_dwarf(&bytes).with_context(|| format!("strip {}", built.display()))?;
     let same = fs::read(&object).is_ok_and(|present| present == bytes);
     if !same {
         let fresh = object.with_extension("o.new");
@@ -120,4 +123,20 @@ fn publish() -> Result<PathBuf> {
     let news = if same { "unchanged" } else { "new" };
     println!("    target/ovl.bpf.o: {} bytes, {news}", bytes.len());
     Ok(object)
+}
+
+/// The object without DWARF, four fifths of it: BTF was made of that, and the agent would go through it at every start.
+fn without_dwarf(object: &[u8]) -> Result<Vec<u8>> {
+    let mut object = elf::Builder::read(object)?;
+    for section in &mut object.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    // bpf-linker keeps the names of sections among those of symbols, which the writer here does not.
+    let names = object.sections.add();
+    (names.name, names.sh_type, names.data) =
+        (b".shstrtab"[..].into(), SHT_STRTAB, elf::SectionData::SectionString);
+    let mut stripped = Vec::new();
+    object.write(&mut stripped)?;
+    Ok(stripped)
 }

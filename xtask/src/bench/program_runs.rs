@@ -76,6 +76,8 @@ fn add(totals: &mut BTreeMap<String, Total>, text: &str) -> Result<()> {
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let program: Value = serde_json::from_str(line).context("parse what bpftool says")?;
         let name = program["name"].as_str().context("bpftool shows a program without a name")?;
+        // Those of another kind of tunnel do the same.
+        let name = name.strip_prefix("ipip_").unwrap_or(name);
         // It says nothing of what is still 0.
         let number = |member: &str| program[member].as_u64().unwrap_or(0);
         let total: &mut Total = totals.entry(name.to_owned()).or_default();
@@ -107,7 +109,7 @@ mod tests {
         let line = r#"{"id":1,"name":"from_pod","run_time_ns":500,"run_cnt":2}"#;
         let mut totals = BTreeMap::new();
         add(&mut totals, &format!("{line}\n\n{{\"id\":2,\"name\":\"to_pod\"}}\n")).unwrap();
-        add(&mut totals, line).unwrap();
+        add(&mut totals, &line.replace("from_pod", "ipip_from_pod")).unwrap();
         assert_eq!(totals["from_pod"], Total { nanoseconds: 1000, runs: 4 });
         assert_eq!(totals["to_pod"], Total::default());
     }
