@@ -7,7 +7,7 @@ use ovl_tests::netns;
 
 use crate::probe::SYSTEM_RUSTC;
 use crate::toolchain::{Choice, Wanted};
-use crate::{ebpf, kernels, machine, manifests, release, setup, shell};
+use crate::{ebpf, kernels, machine, manifests, setup, shell};
 
 /// A named part.
 struct Part {
@@ -23,7 +23,7 @@ const PARTS: &[Part] = &[
     Part { name: "documentation", run: document },
     Part { name: "manifests", run: manifests::run },
     Part { name: "tests", run: test },
-    Part { name: "other kernels", run: other_kernels },
+    Part { name: "other kernels", run: kernels::run_for_ci },
     Part { name: "demo, short", run: demo },
     Part { name: "bench, tiny", run: bench },
 ];
@@ -95,16 +95,6 @@ fn document() -> Result<()> {
 /// The very command that the README gives.
 fn test() -> Result<()> {
     shell::run(shell::cargo().args(["xtask", "test"]))
-}
-
-/// QEMU emulates with one core. The other builds what demo and bench run.
-fn other_kernels() -> Result<()> {
-    std::thread::scope(|scope| {
-        let built = scope.spawn(release::build_agent);
-        let tested = kernels::run_for_ci();
-        let built = built.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        tested.and(built.map(drop))
-    })
 }
 
 fn demo() -> Result<()> {
