@@ -8,8 +8,8 @@ use super::series::Series;
 /// The tests that meet the kernel where kernels differ, by suite and the start of their names: about five minutes in
 /// emulation, where a small transfer takes seconds and a question to tshark ten.
 ///
-/// Not among them: `restart`, whose streams end before a restart does at that speed, and what asks an etcd, which
-/// guests have not.
+/// Not among them: `restart`, whose streams end before a restart does at that speed, `verified`, whose flows age before
+/// a question about them is answered, and what asks an etcd, which guests have not.
 const CORE: &[(&str, &str)] = &[
     // Every instruction of the programs, and the verifier's opinion.
     ("prog", ""),
@@ -27,8 +27,6 @@ const CORE: &[(&str, &str)] = &[
     ("net", "stock_peer::streams_with_offloads"),
     // The udp backend's aggregates: what a TUN device takes.
     ("net", "udp::carry::batches_of_datagrams"),
-    // Netfilter's part in it.
-    ("net", "verified::flows_go_fast"),
     ("net", "wire::tunnel_packets"),
 ];
 
@@ -56,7 +54,6 @@ const EXCEPTIONS: &[Exception] = &[
     Exception::on_5_10("prog", "packets::outer_identifications", NO_ROOM),
     Exception::on_5_10("net", "reach::", NO_ROOM),
     Exception::on_5_10("net", "stock_peer::streams_with_offloads", NO_ROOM),
-    Exception::on_5_10("net", "verified::flows_go_fast_through_the_tunnel", NO_ROOM),
     Exception::on_5_10("net", "wire::tunnel_packets", NO_ROOM),
 ];
 
