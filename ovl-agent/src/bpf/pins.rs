@@ -1,8 +1,9 @@
 //! What stays in the BPF file system while no agent runs: maps, attachments and programs of one overlay.
 //!
 //! `/sys/fs/bpf/ovl/<overlay>-<network namespace>/abi-<N>/`: the maps by their names, `link-<index>-<program>`,
-//! `prog-<program>`, and the same programs as `object-<identity>-<program>`. An agent that is restarted, or another version with the same ABI, goes on with them, so that no
-//! packet takes another path for it. The programs themselves stop acting when nobody moves their deadline on.
+//! `prog-<program>`, and the same programs as `object-<identity>-<program>`. An agent that is restarted, or another version
+//! with the same ABI, goes on with them, so that no packet takes another path for it. The programs themselves stop acting
+//! when nobody moves their deadline on.
 
 use std::fs;
 use std::io::ErrorKind;
