@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use ovl_common::Mac;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkMessage};
 use rtnetlink::sys::AsyncSocket as _;
 use tokio::task::JoinHandle;
 
@@ -22,6 +22,7 @@ mod ip_tunnel;
 mod ipsec;
 mod leftovers;
 mod link;
+mod link_facts;
 mod lookup;
 mod main_table;
 pub mod mark;
@@ -42,6 +43,7 @@ pub use ip_tunnel::{IpTunnelTable, has_ip_tunnel};
 pub use ipsec::has_ipsec_policies;
 pub use leftovers::{Leftover, left_by_flannel, left_in};
 pub use link::DeviceTable;
+pub(crate) use link_facts::LinkFacts;
 pub use lookup::{Hop, lookup};
 pub(crate) use lookup::{gateway as next_hop, ip};
 pub use main_table::{MainRoute, NextHop, main_routes};
@@ -104,32 +106,17 @@ pub async fn interfaces(handle: &Handle) -> Result<BTreeMap<u32, Interface>> {
 }
 
 fn interface(message: &LinkMessage) -> Interface {
-    let mut interface = Interface {
-        ifindex: message.header.index,
-        name: String::new(),
-        mtu: 0,
-        mac: Mac::default(),
-        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
-        veth: false,
-        peer_elsewhere: false,
-        bridge: None,
-    };
-    for attribute in &message.attributes {
-        if let LinkAttribute::IfName(name) = attribute {
-            interface.name.clone_from(name);
-        } else if let LinkAttribute::Mtu(mtu) = attribute {
-            interface.mtu = *mtu;
-        } else if let LinkAttribute::Address(bytes) = attribute {
-            interface.mac = mac(bytes);
-        } else if let LinkAttribute::Controller(index) = attribute {
-            interface.bridge = Some(*index);
-        } else if let LinkAttribute::LinkNetNsId(_) = attribute {
-            interface.peer_elsewhere = true;
-        } else if let LinkAttribute::LinkInfo(infos) = attribute {
-            interface.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
-        }
+    let facts = LinkFacts::of(message);
+    Interface {
+        ifindex: facts.ifindex,
+        name: facts.name.to_owned(),
+        mtu: facts.mtu,
+        mac: facts.mac,
+        ethernet: facts.ethernet,
+        veth: facts.kind() == Some(&InfoKind::Veth),
+        peer_elsewhere: facts.peer_elsewhere,
+        bridge: facts.controller,
     }
-    interface
 }
 
 /// Six bytes as a MAC; anything else as zero, which no interface of ours has.

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use ipnet::IpNet;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkMessage};
 
 use super::{Leftover, Removal};
-use crate::netlink::{absent_is_success, links};
+use crate::netlink::{LinkFacts, absent_is_success, links};
 
 /// What of a device tells whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,20 +98,13 @@ pub(super) async fn remove(handle: &Handle, ifindex: u32) -> Result<()> {
 }
 
 fn device(message: &LinkMessage) -> Device {
-    let mut device =
-        Device { ifindex: message.header.index, name: String::new(), alias: String::new(), kind: None };
-    for attribute in &message.attributes {
-        if let LinkAttribute::IfName(name) = attribute {
-            device.name.clone_from(name);
-        } else if let LinkAttribute::IfAlias(alias) = attribute {
-            device.alias.clone_from(alias);
-        } else if let LinkAttribute::LinkInfo(infos) = attribute {
-            device.kind = infos
-                .iter()
-                .find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind.clone()) } else { None });
-        }
+    let facts = LinkFacts::of(message);
+    Device {
+        ifindex: facts.ifindex,
+        name: facts.name.to_owned(),
+        alias: facts.alias.to_owned(),
+        kind: facts.kind().cloned(),
     }
-    device
 }
 
 #[cfg(test)]

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail};
-use ovl_common::Mac;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 use tracing::info;
 
 use super::vxlan::Vxlan;
-use super::{absent_is_success, describe, links, mac};
+use super::{LinkFacts, absent_is_success, describe, links};
 use crate::backend::VxlanDevice;
 use crate::family::ByFamily;
 use crate::table::Table;
@@ -192,31 +191,16 @@ pub(super) fn refuse_router_advertisements(device: &str) {
 }
 
 fn found(message: &LinkMessage) -> Found {
-    let mut link = Found {
-        ifindex: message.header.index,
-        name: String::new(),
-        alias: String::new(),
-        up: message.header.flags.contains(LinkFlags::Up),
-        vxlan: None,
-    };
-    let mut mtu = 0;
-    let mut address = Mac::default();
-    for attribute in &message.attributes {
-        if let LinkAttribute::IfName(name) = attribute {
-            link.name.clone_from(name);
-        } else if let LinkAttribute::IfAlias(alias) = attribute {
-            link.alias.clone_from(alias);
-        } else if let LinkAttribute::Mtu(bytes) = attribute {
-            mtu = *bytes;
-        } else if let LinkAttribute::Address(bytes) = attribute {
-            address = mac(bytes);
-        } else if let LinkAttribute::LinkInfo(infos) = attribute {
-            link.vxlan = Vxlan::of(infos);
-        }
+    let facts = LinkFacts::of(message);
+    let mut vxlan = Vxlan::of(facts.infos);
+    if let Some(Vxlan { device, .. }) = &mut vxlan {
+        (device.mtu, device.mac) = (facts.mtu, facts.mac);
     }
-    if let Some(Vxlan { device, .. }) = &mut link.vxlan {
-        device.mtu = mtu;
-        device.mac = address;
+    Found {
+        ifindex: facts.ifindex,
+        name: facts.name.to_owned(),
+        alias: facts.alias.to_owned(),
+        up: facts.is_up(),
+        vxlan,
     }
-    link
 }

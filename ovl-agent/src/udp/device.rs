@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::eventfd::EventFd;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec};
 use tracing::warn;
 
@@ -18,7 +18,7 @@ use super::tun::Queue;
 use super::worker::Worker;
 use crate::backend::TunDevice;
 use crate::family::ByFamily;
-use crate::netlink::{absent_is_success, describe, links};
+use crate::netlink::{LinkFacts, absent_is_success, describe, links};
 use crate::table::Table;
 
 /// Most workers: so many have more to do than the kernel can give them.
@@ -189,24 +189,13 @@ impl Table for TunTable {
 }
 
 fn found(message: &LinkMessage) -> Found {
-    let mut link = Found {
-        ifindex: message.header.index,
-        name: String::new(),
-        alias: String::new(),
-        mtu: 0,
-        up: message.header.flags.contains(LinkFlags::Up),
-        is_tun: false,
-    };
-    for attribute in &message.attributes {
-        if let LinkAttribute::IfName(name) = attribute {
-            link.name.clone_from(name);
-        } else if let LinkAttribute::IfAlias(alias) = attribute {
-            link.alias.clone_from(alias);
-        } else if let LinkAttribute::Mtu(mtu) = attribute {
-            link.mtu = *mtu;
-        } else if let LinkAttribute::LinkInfo(infos) = attribute {
-            link.is_tun = infos.contains(&LinkInfo::Kind(InfoKind::Tun));
-        }
+    let facts = LinkFacts::of(message);
+    Found {
+        ifindex: facts.ifindex,
+        name: facts.name.to_owned(),
+        alias: facts.alias.to_owned(),
+        mtu: facts.mtu,
+        up: facts.is_up(),
+        is_tun: facts.kind() == Some(&InfoKind::Tun),
     }
-    link
 }

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rtnetlink::packet_route::link::{
-    InfoData, InfoIpTunnel, InfoKind, Ip6TunnelFlags, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoIpTunnel, InfoKind, Ip6TunnelFlags, LinkFlags, LinkInfo, LinkMessage,
 };
 
 use crate::backend::IpTunnel;
+use crate::netlink::LinkFacts;
 
 /// A device as the kernel has it.
 #[derive(Debug)]
@@ -22,38 +23,22 @@ pub(super) struct Found {
 
 /// Reads a link's details.
 pub(super) fn found(message: &LinkMessage) -> Found {
-    let flags = message.header.flags;
-    let mut link = Found {
-        ifindex: message.header.index,
-        name: String::new(),
-        alias: String::new(),
-        tunnel: None,
-        plain: false,
-    };
-    let (mut bytes, mut peer_elsewhere) = (0, false);
-    for attribute in &message.attributes {
-        if let LinkAttribute::IfName(name) = attribute {
-            link.name.clone_from(name);
-        } else if let LinkAttribute::IfAlias(alias) = attribute {
-            link.alias.clone_from(alias);
-        } else if let LinkAttribute::Mtu(mtu) = attribute {
-            bytes = *mtu;
-        } else if let LinkAttribute::LinkNetNsId(_) = attribute {
-            peer_elsewhere = true;
-        } else if let LinkAttribute::LinkInfo(infos) = attribute {
-            (link.tunnel, link.plain) = tunnel(infos);
+    let facts = LinkFacts::of(message);
+    let (mut tunnel, mut plain) = tunnel(facts.infos);
+    plain &= facts.is_up();
+    if let Some(tunnel) = &mut tunnel {
+        *tunnel.mtu_mut() = facts.mtu;
+        if !tunnel.is_kernels() {
+            plain &= facts.flags.contains(LinkFlags::Noarp | LinkFlags::LowerUp) && !facts.peer_elsewhere;
         }
     }
-    link.plain &= flags.contains(LinkFlags::Up);
-    match &mut link.tunnel {
-        Some(IpTunnel::StandIn { mtu }) => {
-            *mtu = bytes;
-            link.plain &= flags.contains(LinkFlags::Noarp | LinkFlags::LowerUp) && !peer_elsewhere;
-        }
-        Some(IpTunnel::Kernel { mtu, .. }) => *mtu = bytes,
-        None => {}
+    Found {
+        ifindex: facts.ifindex,
+        name: facts.name.to_owned(),
+        alias: facts.alias.to_owned(),
+        tunnel,
+        plain,
     }
-    link
 }
 
 /// A tunnel device, or what may stand in for one, and whether nothing of it is other than in ours.
