@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::attachments::attached;
 use crate::kubernetes::Cluster;
 use crate::overlay::{
-    CARRIED_AT_TC, DUAL, FILTERED_AT_TC, ONLY_IPV4, Overlay, SOON, VERIFIED, config, is_fast,
+    DUAL, ONLY_IPV4, Overlay, SOON, VERIFIED, carried_at_tc, config, filtered_at_tc, is_fast,
 };
 use crate::pins::pinned;
 
@@ -63,7 +63,7 @@ fn start<const NODES: usize>(cluster: &Cluster, args: &str) -> [Agent; NODES] {
 /// Three nodes of a Kubernetes cluster with both families.
 #[test]
 fn pods_of_the_plugins_reach_each_other_on_the_fast_path() {
-    for args in CARRIED_AT_TC {
+    for args in carried_at_tc() {
         let cluster = Cluster::new("cni", 3, &config(&[DUAL], TUNNEL));
         let agents = start::<3>(&cluster, args);
         let runtimes =
@@ -239,7 +239,7 @@ fn pods_that_come_and_go_leave_nothing() {
 /// `hostPort`s are the plugin's own DNAT; the pod behind one answers whoever asks, on whichever path.
 #[test]
 fn a_host_port_leads_to_its_pod() {
-    for args in FILTERED_AT_TC {
+    for args in filtered_at_tc() {
         let cluster = Cluster::new("cni-port", 2, &config(&[ONLY_IPV4], TUNNEL));
         let _agents = start::<2>(&cluster, args);
         let runtimes =

@@ -15,7 +15,7 @@ use ovl_tests::topology::Topology;
 use ovl_tests::traffic;
 use ovl_tests::wait::wait_for;
 
-use crate::overlay::{DUAL, FILTERED_AT_TC, Overlay, SOON, config, is_fast, is_verified};
+use crate::overlay::{DUAL, Overlay, SOON, config, filtered_at_tc, is_fast, is_verified};
 
 /// A stream with a longer gap has stalled.
 const STALL: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ fn forget(node: &Node, family: &str) {
 
 #[test]
 fn streams_outlive_their_entries_and_their_verification() {
-    for args in FILTERED_AT_TC {
+    for args in filtered_at_tc() {
         // Verified six times and more in the course of the transfer.
         let args = args.replace("--verify-interval 2", "--verify-interval 1");
         let overlay = start("entries", &args);
@@ -87,7 +87,7 @@ fn streams_outlive_their_entries_and_their_verification() {
 #[test]
 fn more_connections_than_are_remembered_go_on() {
     const CONNECTIONS: usize = 200;
-    for args in FILTERED_AT_TC {
+    for args in filtered_at_tc() {
         let args = if is_verified(args) { format!("{args} --max-flows 16") } else { (*args).to_owned() };
         let overlay = start("many", &args);
         let _rules = drop_invalid(&overlay);
@@ -163,7 +163,7 @@ fn what_a_client_opened_stays_open() {
     const LIFETIMES: [&str; 3] = ["udp_timeout", "udp_timeout_stream", "tcp_timeout_unacknowledged"];
     const BETWEEN_DATAGRAMS: Duration = Duration::from_secs(1);
     const DATAGRAMS: u8 = 8;
-    for args in FILTERED_AT_TC {
+    for args in filtered_at_tc() {
         let overlay = start("idle", args);
         let [client, server] = [&overlay.pods[0], &overlay.pods[1]];
         let pairs: Vec<_> = client.addresses().zip(server.addresses()).collect();

@@ -16,7 +16,7 @@ use ovl_tests::topology::Topology;
 use ovl_tests::traffic;
 use ovl_tests::wait::wait_for;
 
-use crate::overlay::{CARRIED_AT_TC, DUAL, EBPF, KERNEL, ONLY_IPV4, SOON, config};
+use crate::overlay::{DUAL, EBPF, KERNEL, ONLY_IPV4, SOON, carried_at_tc, config};
 
 const TUNNEL: &str = r#"{"Type":"vxlan"}"#;
 /// What is broken for ten seconds is told.
@@ -74,7 +74,7 @@ impl Cluster {
 
 #[test]
 fn pods_of_two_nodes_reach_each_other_and_the_nodes_say_how() {
-    for args in CARRIED_AT_TC {
+    for args in carried_at_tc() {
         let cluster = Cluster::new("kube", 2, &config(&[DUAL], TUNNEL));
         let (agents, pods): (Vec<_>, Vec<_>) = (0..2).map(|node| cluster.start_with_pod(node, args)).unzip();
         for agent in &agents {

@@ -7,7 +7,7 @@ use ovl_tests::pod::Pod;
 use ovl_tests::topology::Topology;
 
 use crate::cluster::{Cluster, DIRECT, HOST_GW, VXLAN, exchange};
-use crate::overlay::{CARRIED, CARRIED_AT_TC, DUAL, FILTERED, ONLY_IPV4, Overlay, config, is_fast};
+use crate::overlay::{CARRIED, DUAL, FILTERED, ONLY_IPV4, Overlay, carried_at_tc, config, is_fast};
 
 /// How much goes over one connection each way.
 const FULL: u64 = 200 << 20;
@@ -59,7 +59,7 @@ fn data_is_whole_by_direct_routing() {
 #[test]
 fn data_is_whole_over_an_underlay_of_1280_bytes() {
     for (backend, families, mtu) in [(VXLAN, ONLY_IPV4, 1230), (HOST_GW, DUAL, 1280)] {
-        for args in CARRIED_AT_TC {
+        for args in carried_at_tc() {
             let what = format!("{backend} {args}");
             let topology = Topology::builder("tight").nodes(2).ipv6().mtu(1280);
             let overlay = Overlay::start_with(topology, &config(&[families], backend), args).unwrap();

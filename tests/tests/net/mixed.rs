@@ -6,7 +6,7 @@ use ovl_tests::links;
 use ovl_tests::traffic;
 
 use crate::cluster::{Cluster, DIRECT, Ends, HOST_GW, Outside, VXLAN};
-use crate::overlay::{CARRIED_AT_TC, is_fast};
+use crate::overlay::{carried_at_tc, is_fast};
 
 const PART: u64 = 8 << 20;
 /// With a capture.
@@ -65,27 +65,27 @@ fn from_the_node(cluster: &Cluster) {
 
 #[test]
 fn tunnels_over_ipv6_alone_carry_both() {
-    is_carried(IPV6, VXLAN, &["4 in 6", "6 in 6"], CARRIED_AT_TC);
+    is_carried(IPV6, VXLAN, &["4 in 6", "6 in 6"], carried_at_tc());
 }
 
 #[test]
 fn tunnels_over_ipv4_alone_carry_both() {
-    is_carried(IPV4, VXLAN, &["4 in 4", "6 in 4"], CARRIED_AT_TC);
+    is_carried(IPV4, VXLAN, &["4 in 4", "6 in 4"], carried_at_tc());
 }
 
 #[test]
 fn a_node_of_both_reaches_nodes_of_one() {
-    is_carried(BESIDE, VXLAN, &["4 in 4", "6 in 4", "4 in 6", "6 in 6"], CARRIED_AT_TC);
+    is_carried(BESIDE, VXLAN, &["4 in 4", "6 in 4", "4 in 6", "6 in 6"], carried_at_tc());
 }
 
 #[test]
 fn host_gw_routes_ipv4_through_ipv6() {
-    is_carried(IPV6, HOST_GW, &["4 bare", "6 bare"], CARRIED_AT_TC);
+    is_carried(IPV6, HOST_GW, &["4 bare", "6 bare"], carried_at_tc());
 }
 
 /// Linux has no IPv6 routes through IPv4 next hops: there is the tunnel.
 #[test]
 fn direct_routing_goes_where_there_are_routes() {
-    is_carried(IPV6, DIRECT, &["4 bare", "6 bare"], CARRIED_AT_TC);
-    is_carried(IPV4, DIRECT, &["4 bare", "6 in 4"], CARRIED_AT_TC);
+    is_carried(IPV6, DIRECT, &["4 bare", "6 bare"], carried_at_tc());
+    is_carried(IPV4, DIRECT, &["4 bare", "6 in 4"], carried_at_tc());
 }

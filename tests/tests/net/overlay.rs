@@ -28,9 +28,22 @@ pub(crate) const FILTERED: &[&str] = &[KERNEL, VERIFIED, XDP];
 /// The arguments for scenarios that only ask for packets to arrive, the kernel path first.
 pub(crate) const CARRIED: &[&str] = &[KERNEL, EBPF, VERIFIED, XDP];
 
-/// The same without XDP, for what it has no part in.
-pub(crate) const FILTERED_AT_TC: &[&str] = &[KERNEL, VERIFIED];
-pub(crate) const CARRIED_AT_TC: &[&str] = &[KERNEL, EBPF, VERIFIED];
+/// [`FILTERED`] for scenarios that XDP has little part in: without it, unless [`XDP_EVERYWHERE`] asks for it.
+pub(crate) fn filtered_at_tc() -> &'static [&'static str] {
+    if is_xdp_everywhere() { FILTERED } else { &[KERNEL, VERIFIED] }
+}
+
+/// The same of [`CARRIED`].
+pub(crate) fn carried_at_tc() -> &'static [&'static str] {
+    if is_xdp_everywhere() { CARRIED } else { &[KERNEL, EBPF, VERIFIED] }
+}
+
+/// Set, in the environment, where every scenario is to run with XDP, too, which takes half as long again.
+const XDP_EVERYWHERE: &str = "OVL_XDP_EVERYWHERE";
+
+fn is_xdp_everywhere() -> bool {
+    std::env::var_os(XDP_EVERYWHERE).is_some()
+}
 
 /// Runs a scenario in all these ways. What it returns is how long traffic was silent, which may not be longer than on
 /// the kernel path.

@@ -13,7 +13,7 @@ use ovl_tests::topology::Topology;
 use ovl_tests::traffic::{self, PingInBackground};
 use ovl_tests::wait::wait_for;
 
-use crate::overlay::{DUAL, FILTERED_AT_TC, Overlay, SOON, config, is_fast, is_verified};
+use crate::overlay::{DUAL, Overlay, SOON, config, filtered_at_tc, is_fast, is_verified};
 
 /// How long it is listened whether something comes in spite of a rule.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -55,7 +55,7 @@ const EVERYTHING: [(&str, bool); 3] = [("TCP", true), ("UDP", true), ("ping", tr
 
 #[test]
 fn a_rule_in_force_before_a_connection_blocks_it() {
-    for args in FILTERED_AT_TC {
+    for args in filtered_at_tc() {
         let (overlay, _echos) = start("block", args);
         let [client, server] = [&overlay.pods[0], &overlay.pods[1]];
         for (there, back) in pairs(client, server) {
@@ -133,7 +133,7 @@ fn takes_effect_within(args: &str, tool: Tool) -> Duration {
 
 #[test]
 fn a_rule_stops_what_is_established_and_lets_it_go_on_once_lifted() {
-    for args in FILTERED_AT_TC {
+    for args in filtered_at_tc() {
         let (overlay, _echos) = start("stop", args);
         let [client, server] = [&overlay.pods[0], &overlay.pods[1]];
         let traffic = Traffic::start(client, server);
@@ -171,7 +171,7 @@ fn a_rule_stops_what_is_established_and_lets_it_go_on_once_lifted() {
 
 #[test]
 fn who_may_only_answer_never_opens() {
-    for args in FILTERED_AT_TC {
+    for args in filtered_at_tc() {
         let (overlay, _echos) = start("one-way", args);
         let [client, server] = [&overlay.pods[0], &overlay.pods[1]];
         for (tool, node) in [(Tool::Iptables, 0), (Tool::Legacy, 1), (Tool::Nft, 1)] {

@@ -16,7 +16,7 @@ use ovl_tests::topology::Topology;
 use ovl_tests::traffic;
 
 use crate::cni::{conflist, flags};
-use crate::overlay::{FILTERED_AT_TC, Overlay, SOON, is_fast};
+use crate::overlay::{Overlay, SOON, filtered_at_tc, is_fast};
 
 /// How many connections: in rounds, each of which is open at the same time.
 const ROUNDS: usize = 4;
@@ -161,5 +161,5 @@ fn a_node_port_leads_to_pods_from_outside() {
 
 fn combinations() -> impl Iterator<Item = (&'static str, Proxy)> {
     let proxies = [Proxy::Iptables, Proxy::Nftables];
-    FILTERED_AT_TC.iter().flat_map(move |args| proxies.map(|proxy| (*args, proxy)))
+    filtered_at_tc().iter().flat_map(move |args| proxies.map(|proxy| (*args, proxy)))
 }

@@ -10,12 +10,12 @@ use ovl_tests::traffic;
 use ovl_tests::wait::wait_for;
 
 use super::send::warm_up;
-use crate::overlay::{CARRIED_AT_TC, DUAL, ONLY_IPV4, Overlay, SOON, config};
+use crate::overlay::{DUAL, ONLY_IPV4, Overlay, SOON, carried_at_tc, config};
 
 #[test]
 fn a_port_that_is_closed_refuses() {
     for backend in ["vxlan", "host-gw"] {
-        for args in CARRIED_AT_TC {
+        for args in carried_at_tc() {
             let topology = Topology::builder("refused").nodes(2).ipv6();
             let config = config(&[DUAL], &format!(r#"{{"Type":"{backend}"}}"#));
             let overlay = Overlay::start_with(topology, &config, args).unwrap();
@@ -46,7 +46,7 @@ fn a_narrower_way_is_found() {
             (of_tunnels, ONLY_IPV4, "net.ipv4.ip_forward_use_pmtu=1"),
         ]
     };
-    for (args, families, setting) in CARRIED_AT_TC.iter().flat_map(|args| each(args)) {
+    for (args, families, setting) in carried_at_tc().iter().flat_map(|args| each(args)) {
         let args = args.as_str();
         let topology = Topology::builder("narrow").nodes(2).ipv6().behind_router(1).plain_packets();
         let config = config(&[families], r#"{"Type":"vxlan"}"#);
