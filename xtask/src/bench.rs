@@ -37,7 +37,7 @@ use crate::bench::session::Session;
 use crate::bench::site::Ballast;
 use crate::setup::Tool;
 use crate::toolchain::Wanted;
-use crate::{ebpf, machine, peer, release, setup, shell, table};
+use crate::{congestion, ebpf, machine, peer, release, setup, shell, table};
 
 /// What the checks need beside what makes the traffic.
 const CHECKS: &[Tool] = &[("ethtool", "ethtool"), ("chrt", "util-linux"), ("bpftool", "bpftool")];
@@ -70,6 +70,9 @@ pub(crate) struct Options {
     /// Flows that are open while others are measured.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     flows: u32,
+    /// What TCP goes by. One that paces, like bbr, measures its own clock more than the path.
+    #[arg(long, value_name = "NAME", default_value = congestion::USUAL)]
+    congestion: String,
     /// Writes all rows to this file, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,

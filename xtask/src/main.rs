@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod cluster;
+mod congestion;
 mod demo;
 mod ebpf;
 mod kernels;

@@ -13,7 +13,6 @@ pub(super) fn all(offloads: &Offloads) -> Vec<(String, String)> {
         ("processor".to_owned(), processor(&read("/proc/cpuinfo"))),
         ("memory".to_owned(), field(&read("/proc/meminfo"), "MemTotal:")),
         ("load average when it ended".to_owned(), read("/proc/loadavg")),
-        ("TCP congestion control".to_owned(), read("/proc/sys/net/ipv4/tcp_congestion_control")),
         ("JIT of BPF".to_owned(), read("/proc/sys/net/core/bpf_jit_enable")),
         ("iperf3".to_owned(), version("iperf3", "--version")),
         ("sockperf".to_owned(), version("sockperf", "--version")),

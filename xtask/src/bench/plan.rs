@@ -18,6 +18,7 @@ pub(super) struct Plan {
     pub(super) rounds: usize,
     pub(super) seconds: u32,
     pub(super) ballast: Ballast,
+    pub(super) congestion: String,
 }
 
 impl Plan {
@@ -41,11 +42,12 @@ impl Plan {
             workloads: workloads
                 .list
                 .into_iter()
-                .filter(|entry| is_asked_for || entry.is_core || !options.quick)
+                .filter(|entry| is_asked_for || entry.when.is_usual(options.quick))
                 .collect(),
             rounds: options.rounds.unwrap_or(if options.quick { 2 } else { 5 }).into(),
             seconds: options.seconds.unwrap_or(if options.quick { 1 } else { 3 }).into(),
             ballast: options.ballast(),
+            congestion: options.congestion.clone(),
         })
     }
 
@@ -72,6 +74,7 @@ impl Plan {
             plural(self.contenders.len(), "contender"),
             plural(self.workloads.len(), "workload"),
             format!("{} of {} s each", plural(self.rounds, "round"), self.seconds),
+            format!("TCP by {}", self.congestion),
         ];
         let ballast = [(rules, 0, "more firewall rules"), (leases, 0, "leases"), (flows, 1, "open flows")];
         let more = ballast.iter().filter(|(count, least, _)| count > least);
@@ -127,7 +130,8 @@ mod tests {
     #[test]
     fn everything_unless_told() {
         let (contenders, workloads) = plan("").unwrap();
-        assert_eq!((contenders.len(), workloads.len()), (contender::ALL.len(), workload::ALL.len()));
+        let usual = workload::ALL.iter().filter(|entry| entry.when.is_usual(false)).count();
+        assert_eq!((contenders.len(), workloads.len()), (contender::ALL.len(), usual));
         let (contenders, quick) = plan("--quick").unwrap();
         assert!(contenders.len() == contender::ALL.len() && quick.len() < workloads.len());
     }
@@ -137,6 +141,8 @@ mod tests {
         let (contenders, workloads) = plan("--only ovl-vxlan --only tcp-stream").unwrap();
         assert_eq!(contenders, ["host", "kernel-vxlan", "ovl-vxlan"]);
         assert_eq!(workloads, ["tcp-stream-1", "tcp-stream-4", "tcp-stream-8"]);
+        let (_, series) = plan("--only udp-rr-2 --only udp-rr-16").unwrap();
+        assert_eq!(series, ["udp-rr-2", "udp-rr-16"], "not measured unless asked for");
         let (contenders, workloads) = plan("--quick --only udp-512").unwrap();
         assert_eq!(
             (contenders.len(), workloads),

@@ -30,7 +30,7 @@ impl<'a> Session<'a> {
         let mut sites = Vec::new();
         for contender in &plan.contenders {
             progress.step("nodes and agents", contender.name);
-            let site = Site::build(contender, plan.ballast, agent);
+            let site = Site::build(contender, plan, agent);
             sites.push(site.with_context(|| format!("build the nodes of {}", contender.name))?);
         }
         let mut session = Self { plan, sites, progress, results: Results::default(), failures: Vec::new() };

@@ -11,11 +11,12 @@ use ovl_tests::traffic::Ends;
 
 use super::checks::{self, Offloads};
 use super::contender::{Between, Contender};
+use super::plan::Plan;
 use super::workload::{Outcome, Workload};
 use super::{claim, flows, rules};
 use crate::cluster::Cluster;
-use crate::path;
 use crate::peer::{Overlay, Peer, UNDERLAY};
+use crate::{congestion, path};
 
 /// What there is beside the traffic.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +39,8 @@ pub(super) struct Site {
 
 impl Site {
     /// Builds it.
-    pub(super) fn build(contender: &'static Contender, ballast: Ballast, agent: &Path) -> Result<Self> {
+    pub(super) fn build(contender: &'static Contender, plan: &Plan, agent: &Path) -> Result<Self> {
+        let ballast = plan.ballast;
         let topology = Topology::builder(contender.name).build()?;
         let overlay = Overlay { backend: contender.backend, ipv6: false };
         let store = DirStore::create(&topology.dir().join("store"))?;
@@ -60,6 +62,7 @@ impl Site {
         let mut cluster = Cluster::new(topology, settings, None, strangers);
         cluster.start_agents(&contender.agent_flags())?;
         cluster.add_pods()?;
+        congestion::set(&cluster, &plan.congestion)?;
         for node in cluster.topology().nodes() {
             rules::add(node, ballast.rules)?;
         }

@@ -18,9 +18,30 @@ use crate::path;
 #[derive(Debug)]
 pub(super) struct Workload {
     pub(super) name: &'static str,
-    /// Whether it is among those of `--quick`.
-    pub(super) is_core: bool,
+    pub(super) when: When,
     pub(super) load: Load,
+}
+
+/// When it is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// Always.
+    Core,
+    /// Not with `--quick`.
+    Usual,
+    /// Where it is asked for by name: one of a series, which takes its time.
+    Asked,
+}
+
+impl When {
+    /// Whether it is, where nothing is asked for by name.
+    pub(super) fn is_usual(self, quick: bool) -> bool {
+        match self {
+            Self::Core => true,
+            Self::Usual => !quick,
+            Self::Asked => false,
+        }
+    }
 }
 
 /// The traffic.
@@ -59,33 +80,45 @@ use Protocol::{Tcp, Udp};
 /// All of them.
 pub(super) const ALL: &[Workload] = &[
     core("tcp-stream-1", Load::Streams(1)),
-    other("tcp-stream-4", Load::Streams(4)),
-    other("tcp-stream-8", Load::Streams(8)),
+    usual("tcp-stream-4", Load::Streams(4)),
+    usual("tcp-stream-8", Load::Streams(8)),
     core("tcp-rr-1-one-core", Load::Requests(Tcp, 1, One)),
-    other("tcp-rr-1-two-cores", Load::Requests(Tcp, 1, Asleep)),
-    other("tcp-rr-1-awake", Load::Requests(Tcp, 1, Awake)),
+    usual("tcp-rr-1-two-cores", Load::Requests(Tcp, 1, Asleep)),
+    usual("tcp-rr-1-awake", Load::Requests(Tcp, 1, Awake)),
+    asked("tcp-rr-2", Load::Requests(Tcp, 2, Asleep)),
+    asked("tcp-rr-4", Load::Requests(Tcp, 4, Asleep)),
+    asked("tcp-rr-8", Load::Requests(Tcp, 8, Asleep)),
+    asked("tcp-rr-16", Load::Requests(Tcp, 16, Asleep)),
     core("tcp-rr-32", Load::Requests(Tcp, 32, Asleep)),
     core("tcp-crr", Load::Openings),
     core("udp-64", Load::Flood(64)),
-    other("udp-512", Load::Flood(512)),
-    other("udp-1380", Load::Flood(1380)),
+    usual("udp-512", Load::Flood(512)),
+    usual("udp-1380", Load::Flood(1380)),
     core("udp-rr-1-one-core", Load::Requests(Udp, 1, One)),
-    other("udp-rr-1-two-cores", Load::Requests(Udp, 1, Asleep)),
-    other("udp-rr-1-awake", Load::Requests(Udp, 1, Awake)),
-    other("udp-rr-32", Load::Requests(Udp, 32, Asleep)),
-    other("programs-stream", Load::Programs(&Load::Streams(1))),
-    other("programs-rr", Load::Programs(&Load::Requests(Tcp, 1, One))),
-    other("programs-crr", Load::Programs(&Load::Openings)),
+    usual("udp-rr-1-two-cores", Load::Requests(Udp, 1, Asleep)),
+    usual("udp-rr-1-awake", Load::Requests(Udp, 1, Awake)),
+    asked("udp-rr-2", Load::Requests(Udp, 2, Asleep)),
+    asked("udp-rr-4", Load::Requests(Udp, 4, Asleep)),
+    asked("udp-rr-8", Load::Requests(Udp, 8, Asleep)),
+    asked("udp-rr-16", Load::Requests(Udp, 16, Asleep)),
+    usual("udp-rr-32", Load::Requests(Udp, 32, Asleep)),
+    usual("programs-stream", Load::Programs(&Load::Streams(1))),
+    usual("programs-rr", Load::Programs(&Load::Requests(Tcp, 1, One))),
+    usual("programs-crr", Load::Programs(&Load::Openings)),
     core("start", Load::Start),
     core("lease", Load::Lease),
 ];
 
 const fn core(name: &'static str, load: Load) -> Workload {
-    Workload { name, is_core: true, load }
+    Workload { name, when: When::Core, load }
 }
 
-const fn other(name: &'static str, load: Load) -> Workload {
-    Workload { name, is_core: false, load }
+const fn usual(name: &'static str, load: Load) -> Workload {
+    Workload { name, when: When::Usual, load }
+}
+
+const fn asked(name: &'static str, load: Load) -> Workload {
+    Workload { name, when: When::Asked, load }
 }
 
 /// What a run showed.

@@ -13,7 +13,7 @@ use super::state::State;
 use super::{Options, StoreKind};
 use crate::cluster::Cluster;
 use crate::overlay::Backend;
-use crate::shell;
+use crate::{congestion, shell};
 
 /// Starts everything, with the agents in the mode that was asked for.
 pub(super) fn start(options: &Options, agent: PathBuf, state: &State) -> Result<Cluster> {
@@ -30,6 +30,7 @@ pub(super) fn start(options: &Options, agent: PathBuf, state: &State) -> Result<
     let mut cluster = Cluster::new(topology, settings, etcd, 0);
     cluster.start_agents(options.mode().flags(options.backend))?;
     cluster.add_pods()?;
+    congestion::set(&cluster, congestion::USUAL)?;
     Ok(cluster)
 }
 
