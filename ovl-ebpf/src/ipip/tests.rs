@@ -160,28 +160,21 @@ fn any_prefix_and_any_flipped_byte_is_stripped_right_or_left_alone() {
     let whole = ipip_from_wire_frame_of(Family::V4, Family::V4);
     for stand_in in [false, true] {
         let tables = ipip_tables(Family::V4, stand_in);
-        for length in 0..whole.bytes.len() {
-            let mut frame = whole.clone();
-            frame.bytes.truncate(length);
-            assert!(matches!(from_wire(&mut frame, &tables), Verdict::Pass(_)), "cut at {length}");
-            assert_eq!(frame.bytes, whole.bytes[..length]);
+        for cut in whole.prefixes() {
+            let mut frame = cut.clone();
+            assert!(matches!(from_wire(&mut frame, &tables), Verdict::Pass(_)), "cut at {}", cut.bytes.len());
+            assert_eq!(frame.bytes, cut.bytes);
         }
-        for position in 0..whole.bytes.len() {
-            for value in [0x00, 0x01, 0x7f, 0x80, 0xff] {
-                let mut frame = whole.clone();
-                frame.bytes[position] ^= value;
-                let before = frame.bytes.clone();
-                match from_wire(&mut frame, &tables) {
-                    Verdict::Pass(_) | Verdict::Drop(_) => {
-                        assert_eq!(frame.bytes, before, "byte {position}");
-                    }
-                    Verdict::Deliver { .. } => assert_eq!(before[IP + 12..IP + 16], PEER_NODE),
-                    Verdict::Return { .. } => {
-                        assert!(stand_in && frame.bytes[IP..] == before[IP + 20..], "byte {position}");
-                    }
-                    other @ (Verdict::Send { .. } | Verdict::Wrap { .. } | Verdict::Strip) => {
-                        panic!("{other:?} at byte {position}")
-                    }
+        for (what, damaged) in whole.damaged() {
+            let (mut frame, before) = (damaged.clone(), damaged.bytes);
+            match from_wire(&mut frame, &tables) {
+                Verdict::Pass(_) | Verdict::Drop(_) => assert_eq!(frame.bytes, before, "{what}"),
+                Verdict::Deliver { .. } => assert_eq!(before[IP + 12..IP + 16], PEER_NODE),
+                Verdict::Return { .. } => {
+                    assert!(stand_in && frame.bytes[IP..] == before[IP + 20..], "{what}");
+                }
+                other @ (Verdict::Send { .. } | Verdict::Wrap { .. } | Verdict::Strip) => {
+                    panic!("{other:?}: {what}")
                 }
             }
         }

@@ -70,6 +70,24 @@ impl<K> Frame<K> {
     }
 }
 
+impl<K: Clone> Frame<K> {
+    /// Every frame that it begins with, itself not among them.
+    pub fn prefixes(&self) -> impl Iterator<Item = Self> + '_ {
+        (0..self.bytes.len()).map(|length| Self { bytes: self.bytes[..length].to_vec(), ..self.clone() })
+    }
+
+    /// It with one byte changed, each of them in some ways, and which.
+    pub fn damaged(&self) -> impl Iterator<Item = (String, Self)> + '_ {
+        let places =
+            (0..self.bytes.len()).flat_map(|place| [0x01, 0x7f, 0x80, 0xff].map(|bits| (place, bits)));
+        places.map(|(place, bits)| {
+            let mut frame = self.clone();
+            frame.bytes[place] ^= bits;
+            (format!("byte {place} ^ {bits:#x}"), frame)
+        })
+    }
+}
+
 impl<K: Tunnel> Frame<K> {
     /// A header of a frame that has it.
     ///
