@@ -32,3 +32,13 @@ fn check(programs: &mut Programs, kind: &str) {
         );
     }
 }
+
+/// The agent goes through all of the object at every start.
+#[test]
+fn the_object_carries_what_the_kernel_wants_and_no_dwarf() {
+    let object = ovl_tests::artifacts::bpf_object().expect("built by cargo xtask");
+    let object = std::fs::read(object).expect("readable");
+    let names = |section: &str| object.windows(section.len()).any(|window| window == section.as_bytes());
+    assert!(names(".BTF.ext"), "the verifier's complaints name lines by it");
+    assert!(!names(".debug_info"), "DWARF");
+}

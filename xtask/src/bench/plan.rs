@@ -137,6 +137,26 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_measured_with_what_does_not_concern_them() {
+        let line = Line::try_parse_from(["bench"]).unwrap();
+        let turns: Vec<_> = Plan::of(&line.options).unwrap().turns().collect();
+        let has = |workload: &str, contender: &str| {
+            turns.iter().any(|turn| (turn.0.name, turn.1.name) == (workload, contender))
+        };
+        for (workload, contender, expected) in [
+            ("tcp-crr", "host", true),
+            ("start", "host", false),
+            ("programs-rr", "kernel-vxlan", false),
+            ("programs-rr", "ovl-ipip", true),
+            ("lease", "ovl-ipip", true),
+            ("lease", "ovl-tun", false),
+            ("start", "ovl-tun", true),
+        ] {
+            assert_eq!(has(workload, contender), expected, "{workload}, {contender}");
+        }
+    }
+
+    #[test]
     fn patterns_choose_and_references_stay() {
         let (contenders, workloads) = plan("--only ovl-vxlan --only tcp-stream").unwrap();
         assert_eq!(contenders, ["host", "kernel-vxlan", "ovl-vxlan"]);
