@@ -44,13 +44,23 @@ impl Mode {
         }
     }
 
-    /// The agent's flags. Strict, so that no fallback passes for the real thing.
+    /// The agent's flags.
     pub(crate) fn flags(self, backend: Backend) -> &'static str {
         match (self, backend) {
-            (Self::Ebpf, _) => "--mode ebpf --strict",
+            (Self::Ebpf, _) => "--mode ebpf",
             // Where the kernel has no device for it, programs stand in for that alone.
-            (Self::Kernel, Backend::Ipip) => "--mode ebpf --strict --fast-path off",
+            (Self::Kernel, Backend::Ipip) => "--mode ebpf --fast-path off",
             (Self::Kernel, _) => "--mode kernel",
+        }
+    }
+
+    /// The same, so that no fallback passes for the real thing.
+    pub(crate) fn strict_flags(self, backend: Backend) -> String {
+        let flags = self.flags(backend);
+        if (self, backend) == (Self::Kernel, Backend::Ipip) || self == Self::Ebpf {
+            format!("{flags} --strict")
+        } else {
+            flags.to_owned()
         }
     }
 }

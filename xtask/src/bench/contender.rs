@@ -68,9 +68,18 @@ impl Contender {
         self.flags == XDP
     }
 
-    /// All flags of its agents.
-    pub(super) fn agent_flags(&self) -> String {
+    /// All flags of its agents, which end where something is not as it is asked for.
+    pub(super) fn strict_flags(&self) -> String {
+        self.complete(&self.mode.strict_flags(self.backend))
+    }
+
+    /// The same as users give them: the programs may come later.
+    pub(super) fn users_flags(&self) -> String {
+        self.complete(self.mode.flags(self.backend))
+    }
+
+    fn complete(&self, mode: &str) -> String {
         // Flannel's installations masquerade; the forward rules are there by default.
-        format!("{} {} --ip-masq", self.mode.flags(self.backend), self.flags)
+        format!("{mode} {} --ip-masq", self.flags)
     }
 }

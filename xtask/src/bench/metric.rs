@@ -49,6 +49,9 @@ pub(super) const SOFTIRQ_PER_THOUSAND: Metric = metric("softirq", "s/1000", Sens
 /// From the agent's start until it says that it is ready: with everything there, and on a node that has nothing.
 pub(super) const WARM: Metric = metric("ready, warm", "ms", Sense::Latency);
 pub(super) const COLD: Metric = metric("ready, cold", "ms", Sense::Latency);
+/// The same of an agent that waits for its programs.
+pub(super) const WARM_STRICT: Metric = metric("ready, --strict, warm", "ms", Sense::Latency);
+pub(super) const COLD_STRICT: Metric = metric("ready, --strict, cold", "ms", Sense::Latency);
 /// From a lease in the store to the first answer from behind it.
 pub(super) const REACHABLE: Metric = metric("reachable", "ms", Sense::Latency);
 /// A run of a program.

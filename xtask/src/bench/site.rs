@@ -60,7 +60,7 @@ impl Site {
         let settings = AgentOptions::new(agent.to_owned(), Store::Dir(store.path().to_owned()));
         let strangers = usize::try_from(ballast.leases)?;
         let mut cluster = Cluster::new(topology, settings, None, strangers);
-        cluster.start_agents(&contender.agent_flags())?;
+        cluster.start_agents(&contender.strict_flags())?;
         cluster.add_pods()?;
         congestion::set(&cluster, &plan.congestion)?;
         for node in cluster.topology().nodes() {

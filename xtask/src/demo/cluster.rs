@@ -28,7 +28,7 @@ pub(super) fn start(options: &Options, agent: PathBuf, state: &State) -> Result<
     let (store, etcd) = start_store(options, &topology, lifetime)?;
     let settings = AgentOptions::new(agent, store).lifetime(lifetime);
     let mut cluster = Cluster::new(topology, settings, etcd, 0);
-    cluster.start_agents(options.mode().flags(options.backend))?;
+    cluster.start_agents(&options.mode().strict_flags(options.backend))?;
     cluster.add_pods()?;
     congestion::set(&cluster, congestion::USUAL)?;
     Ok(cluster)

@@ -37,11 +37,11 @@ impl Measurement {
                 Mode::Kernel => measurement.kernel.push(sample(cluster, options.backend)?),
                 Mode::Ebpf => {
                     cluster
-                        .restart_agents(Mode::Kernel.flags(options.backend))
+                        .restart_agents(&Mode::Kernel.strict_flags(options.backend))
                         .context("restart the agents in kernel mode")?;
                     measurement.kernel.push(sample(cluster, options.backend)?);
                     cluster
-                        .restart_agents(Mode::Ebpf.flags(options.backend))
+                        .restart_agents(&Mode::Ebpf.strict_flags(options.backend))
                         .context("restart the agents in ebpf mode")?;
                     measurement.ebpf.push(sample(cluster, options.backend)?);
                 }

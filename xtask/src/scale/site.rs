@@ -56,7 +56,7 @@ impl Site {
     /// How to start `agent` here. A user's defaults, and so with forward rules.
     pub(super) fn agent_options(&self, agent: &std::path::Path, mode: Mode) -> AgentOptions {
         AgentOptions::new(agent.to_owned(), Store::Etcd(self.etcd.url().to_owned()))
-            .args(mode.flags(self.overlay.backend))
+            .args(&mode.strict_flags(self.overlay.backend))
     }
 
     /// What etcd was asked until now.
