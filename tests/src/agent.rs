@@ -1,5 +1,6 @@
 //! The agent as a user runs it: the real binary, in a node, ended by its process id.
 
+use std::fmt;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -289,6 +290,11 @@ impl Agent {
 pub struct Counters(Vec<Value>);
 
 impl Counters {
+    /// Packets that `program` has seen.
+    pub fn seen(&self, program: &str) -> u64 {
+        self.0.iter().filter(|row| row["program"] == program).filter_map(|row| row["packets"].as_u64()).sum()
+    }
+
     /// Packets of `program` that ended with `reason`.
     pub fn packets(&self, program: &str, reason: &str) -> u64 {
         let named = |row: &&Value| row["program"] == program && row["reason"] == reason;
@@ -296,11 +302,28 @@ impl Counters {
     }
 }
 
-/// A failed test shows what its agents said.
+/// As `from_pod forwarded 12, …`, without those that there are none of.
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for row in self.0.iter().filter(|row| row["packets"] != 0) {
+            let word = |member: &str| row[member].as_str().unwrap_or("?");
+            write!(f, "{separator}{} {} {}", word("program"), word("reason"), row["packets"])?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
+/// A failed test shows what its agents said, and what their programs did.
 impl Drop for Agent {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the log of the agent of {} ends:\n{}\n", self.node, self.log_tail());
+            eprintln!("the log of the agent of {} ends:\n{}", self.node, self.log_tail());
+            match self.counters() {
+                Ok(counters) => eprintln!("its programs counted: {counters}\n"),
+                Err(error) => eprintln!("what its programs counted is not known: {error:#}\n"),
+            }
         }
     }
 }
