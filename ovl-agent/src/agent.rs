@@ -184,9 +184,9 @@ impl Agent {
                 _ = look_at_rules.tick() => if let Some(look) = self.look_at_rules() {
                     rules.begin(look);
                 },
-                looked = rules.done() => if self.take_rules(looked) {
-                    due.for_news();
-                },
+                looked = rules.done() => {
+                    self.take_look(looked, &mut due).into_iter().for_each(|next| rules.begin(next));
+                }
                 () = report.done() => {}
                 read = config.done() => if self.take_config(read) {
                     due.for_news();

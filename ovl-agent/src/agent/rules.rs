@@ -5,30 +5,47 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use super::Agent;
-use crate::cli::{FastPath, RunArgs};
+use super::due::Due;
+use crate::cli::{self, RunArgs};
 use crate::facts::FirewallFacts;
 use crate::family::ByFamily;
+use crate::fast_path::FastPath;
 use crate::firewall::{
     Firewall, Marking, Masquerade, Mode, Outcome, Range, Verification, Wanted, bridge_warning,
 };
 use crate::network::Network;
 use crate::node::Node;
 
-/// What became of one look at the rules.
-pub(super) struct Looked {
-    firewall: Firewall,
-    verification: Verification,
-    wanted: Wanted,
-    outcome: Outcome,
-    marking: Outcome,
+/// What became of one look.
+#[expect(clippy::large_enum_variant, reason = "one at a time, every few seconds")]
+pub(super) enum Looked {
+    /// At the rules that packets need.
+    AtRules(Firewall, Wanted, Outcome),
+    /// At those that the programs learn by. It comes after the other: a node can be ready without them, and tools that
+    /// write at the same time are in each other's way.
+    AtMarks(Verification, Outcome),
+}
+
+/// Which packets are to be marked, for the programs to learn from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Marks {
+    /// Those that an earlier agent had marked, if any did: the programs are being loaded.
+    AsBefore,
+    These(Marking),
+    /// None: nobody learns.
+    None,
 }
 
 /// What is known of the rules.
 pub(super) struct Rules {
     /// `None` while a look is under way.
-    kept: Option<(Firewall, Verification)>,
+    firewall: Option<Firewall>,
+    /// The same.
+    verification: Option<Verification>,
     /// What stood after the last look without fault.
     stood: Option<Wanted>,
+    /// What the last look was told to mark.
+    marks: Marks,
     errors: Vec<String>,
     /// Why no flow can be verified.
     unverified: Vec<String>,
@@ -40,13 +57,34 @@ pub(super) struct Rules {
 impl Rules {
     pub(super) fn new(overlay: &str) -> Self {
         Self {
-            kept: Some((Firewall::new(overlay), Verification::new(overlay))),
+            firewall: Some(Firewall::new(overlay)),
+            verification: Some(Verification::new(overlay)),
             stood: None,
+            marks: Marks::AsBefore,
             errors: Vec::new(),
             unverified: Vec::new(),
             repaired: 0,
             last_repair: None,
             warned: false,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.firewall.is_some() && self.verification.is_some()
+    }
+
+    /// Says what a look changed.
+    fn tell(&mut self, outcome: &Outcome) {
+        for change in &outcome.changes {
+            if outcome.drift {
+                warn!("firewall rules put right that somebody changed: {change}");
+            } else {
+                info!("firewall rules written: {change}");
+            }
+        }
+        if outcome.drift {
+            self.repaired += 1;
+            self.last_repair = Some(Instant::now());
         }
     }
 
@@ -62,24 +100,29 @@ impl Agent {
         wanted(&self.args, &self.network, &self.node)
     }
 
-    /// What marks the packets that the programs learn from, where they do.
-    fn wanted_marking(&self) -> Option<Marking> {
-        let policy = self.tables.fast_path.as_ref()?.policy();
-        let is_verified = policy.fast_path == FastPath::Verified;
-        is_verified.then(|| Marking { bit: policy.mark, networks: self.network.ranges() })
+    fn wanted_marks(&self) -> Marks {
+        match self.tables.fast_path.as_ref().map(FastPath::policy) {
+            Some(policy) if policy.fast_path == cli::FastPath::Verified => {
+                Marks::These(Marking { bit: policy.mark, networks: self.network.ranges() })
+            }
+            None if !self.programs.is_idle() => Marks::AsBefore,
+            Some(_) | None => Marks::None,
+        }
     }
 
     /// Whether the rules of before are not those that should stand now.
     pub(super) fn are_rules_outdated(&self) -> bool {
-        self.rules.kept.is_some()
-            && self.rules.stood.as_ref().is_some_and(|stood| *stood != self.wanted_rules())
+        let are_others = self.rules.stood.as_ref().is_some_and(|stood| *stood != self.wanted_rules());
+        self.rules.is_idle() && (are_others || self.rules.marks != self.wanted_marks())
     }
 
     /// A look at the rules, where none is under way.
     pub(super) fn look_at_rules(&mut self) -> Option<impl Future<Output = Looked> + use<>> {
-        let (mut firewall, mut verification) = self.rules.kept.take()?;
+        if !self.rules.is_idle() {
+            return None;
+        }
+        let mut firewall = self.rules.firewall.take()?;
         let wanted = self.wanted_rules();
-        let marking = self.wanted_marking();
         if !std::mem::replace(&mut self.rules.warned, true)
             && let Some(warning) = bridge_warning(&wanted)
         {
@@ -87,39 +130,68 @@ impl Agent {
         }
         Some(async move {
             let outcome = firewall.ensure(&wanted).await;
-            let marking = match marking {
-                Some(marking) => verification.ensure(&marking).await,
-                None => verification.remove().await,
-            };
-            Looked { firewall, verification, wanted, outcome, marking }
+            Looked::AtRules(firewall, wanted, outcome)
         })
     }
 
-    /// Takes the result of a look in. Whether the node may be ready now that was not before.
-    pub(super) fn take_rules(&mut self, looked: Looked) -> bool {
-        let stood = self.do_rules_stand();
-        let Looked { firewall, verification, wanted, outcome, marking } = looked;
-        let rules = &mut self.rules;
-        rules.kept = Some((firewall, verification));
-        for outcome in [&outcome, &marking] {
-            for change in &outcome.changes {
-                if outcome.drift {
-                    warn!("firewall rules put right that somebody changed: {change}");
-                } else {
-                    info!("firewall rules written: {change}");
+    fn look_at_marks(&mut self) -> Option<impl Future<Output = Looked> + use<>> {
+        let marks = self.wanted_marks();
+        if marks == Marks::AsBefore {
+            return None;
+        }
+        let mut verification = self.rules.verification.take()?;
+        self.rules.marks = marks;
+        Some(async move {
+            let outcome = match marks {
+                Marks::These(marking) => verification.ensure(&marking).await,
+                Marks::AsBefore | Marks::None => verification.remove().await,
+            };
+            Looked::AtMarks(verification, outcome)
+        })
+    }
+
+    /// Takes the result of a look in, and says what is to be looked at next.
+    pub(super) fn take_look(
+        &mut self,
+        looked: Looked,
+        due: &mut Due,
+    ) -> Option<impl Future<Output = Looked> + use<>> {
+        match looked {
+            Looked::AtRules(firewall, wanted, outcome) => {
+                if self.take_rules(firewall, wanted, outcome) {
+                    due.for_news();
                 }
+                self.look_at_marks()
+            }
+            Looked::AtMarks(verification, outcome) => {
+                self.take_marks(verification, outcome);
+                // The programs may have come meanwhile.
+                if self.rules.marks != self.wanted_marks() {
+                    due.for_news();
+                }
+                None
             }
         }
-        for error in &marking.errors {
+    }
+
+    fn take_marks(&mut self, verification: Verification, outcome: Outcome) {
+        let rules = &mut self.rules;
+        rules.verification = Some(verification);
+        rules.tell(&outcome);
+        for error in &outcome.errors {
             if !rules.unverified.contains(error) {
                 warn!("{error}");
             }
         }
-        rules.unverified = marking.errors;
-        if outcome.drift || marking.drift {
-            rules.repaired += 1;
-            rules.last_repair = Some(Instant::now());
-        }
+        rules.unverified = outcome.errors;
+    }
+
+    /// Whether the node may be ready now that was not before.
+    fn take_rules(&mut self, firewall: Firewall, wanted: Wanted, outcome: Outcome) -> bool {
+        let stood = self.do_rules_stand();
+        let rules = &mut self.rules;
+        rules.firewall = Some(firewall);
+        rules.tell(&outcome);
         for error in &outcome.errors {
             if !rules.errors.contains(error) {
                 warn!("{error}");

@@ -186,8 +186,12 @@ fn load_program(
     step: &str,
 ) -> Result<(), LoadError> {
     let verified = pinned.map(|pinned| pinned.pins.verified(program, pinned.object));
-    if let Some(Ok(classifier)) = verified.as_ref().map(SchedClassifier::from_pin) {
+    if let Some(Ok(mut classifier)) = verified.as_ref().map(SchedClassifier::from_pin) {
         debug!("{} is loaded already", program.name());
+        // Somebody may have removed the name that people know it by.
+        if let Some(path) = pinned.map(|pinned| pinned.pins.program(program)).filter(|path| !path.exists()) {
+            classifier.pin(&path).map_err(|error| from_kernel(step, &error))?;
+        }
         *loaded = aya::programs::Program::SchedClassifier(classifier);
         return Ok(());
     }

@@ -7,6 +7,7 @@ pub(crate) mod pinned;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ovl_common::ABI;
 use ovl_tests::agent::Agent;
 use ovl_tests::artifacts;
 use ovl_tests::echo::Echo;
@@ -65,9 +66,15 @@ fn the_next_agent_goes_on_with_links_maps_and_flows() {
     assert_eq!(Pinned::read(node).unwrap(), before, "all of it outlives the agent");
     assert_eq!(running(node).unwrap(), before.running(), "and goes on");
 
+    let name = format!("{}/abi-{ABI}/prog-from_wire", folder(node).unwrap());
+    node.command("rm").arg(name).run().unwrap();
     let mut agent = overlay.start_ready(0, VERIFIED).unwrap();
     agent.wait_for_peers(1).unwrap();
-    assert_eq!(Pinned::read(node).unwrap(), before, "the same object is not verified again");
+    assert_eq!(
+        Pinned::read(node).unwrap(),
+        before,
+        "the same object is not verified again, and what went comes back"
+    );
     assert_eq!(running(node).unwrap(), before.running());
     is_fast(&overlay, &agent);
     agent.terminate().unwrap();

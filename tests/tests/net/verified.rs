@@ -8,9 +8,9 @@ use ovl_tests::wait::wait_for;
 use crate::overlay::{DUAL, Overlay, SOON, VERIFIED, config};
 
 /// Pings at every address until they go fast, and a transfer that does.
-fn goes_fast(backend: &str) {
+fn goes_fast(backend: &str, args: &str) {
     let config = config(&[DUAL], &format!(r#"{{"Type":"{backend}"}}"#));
-    let overlay = Overlay::start_with(Topology::builder("verified").ipv6(), &config, VERIFIED).unwrap();
+    let overlay = Overlay::start_with(Topology::builder("verified").ipv6(), &config, args).unwrap();
     for (from, to) in [(0, 1), (1, 0)] {
         let (client, server) = (&overlay.pods[from], &overlay.pods[to]);
         for server in Destination::all(server) {
@@ -38,6 +38,12 @@ fn goes_fast(backend: &str) {
         assert_eq!(agent.counter("from_pod", "mangled").unwrap(), 0);
         assert_eq!(agent.counter("from_wire", "mangled").unwrap(), 0);
     }
+}
+
+/// The programs come after the first look at the firewall's rules, and the next one is an hour away.
+#[test]
+fn a_node_that_did_not_wait_for_its_programs_goes_fast() {
+    goes_fast("vxlan", "--mode ebpf --verify-interval 2 --iptables-resync 3600");
 }
 
 /// A pod behind a veth of its own, as the ptp plugin makes it.
@@ -125,10 +131,10 @@ fn ipsec_policies_make_every_packet_the_kernels() {
 
 #[test]
 fn flows_go_fast_through_the_tunnel() {
-    goes_fast("vxlan");
+    goes_fast("vxlan", VERIFIED);
 }
 
 #[test]
 fn flows_go_fast_without_a_tunnel() {
-    goes_fast("host-gw");
+    goes_fast("host-gw", VERIFIED);
 }
