@@ -7,7 +7,7 @@ use ovl_tests::pod::Pod;
 use ovl_tests::topology::Topology;
 
 use crate::cluster::{Cluster, DIRECT, HOST_GW, VXLAN, exchange};
-use crate::overlay::{CARRIED, DUAL, FILTERED, ONLY_IPV4, Overlay, carried_at_tc, config, is_fast};
+use crate::overlay::{DUAL, FILTERED, ONLY_IPV4, Overlay, carried_at_tc, carried_over, config, is_fast};
 
 /// How much goes over one connection each way.
 const FULL: u64 = 200 << 20;
@@ -16,7 +16,7 @@ const PART: u64 = 8 << 20;
 const LITTLE: u64 = 1 << 20;
 
 fn data_is_whole(backend: &str) {
-    for args in CARRIED {
+    for args in carried_over(backend) {
         // The last leaves 1280 bytes inside a tunnel, which is what IPv6 needs.
         for mtu in [1500, 9000, 1350] {
             let what = format!("{backend} {mtu} {args}");

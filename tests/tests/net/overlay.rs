@@ -38,6 +38,12 @@ pub(crate) fn carried_at_tc() -> &'static [&'static str] {
     if is_xdp_everywhere() { CARRIED } else { &[KERNEL, EBPF, VERIFIED] }
 }
 
+/// [`CARRIED`] where packets travel in a tunnel, else [`carried_at_tc`]: XDP has no part in what travels without one.
+pub(crate) fn carried_over(backend: &str) -> &'static [&'static str] {
+    let is_direct = ["host-gw", "DirectRouting"].iter().any(|word| backend.contains(word));
+    if is_direct { carried_at_tc() } else { CARRIED }
+}
+
 /// Set, in the environment, where every scenario is to run with XDP, too, which takes half as long again.
 const XDP_EVERYWHERE: &str = "OVL_XDP_EVERYWHERE";
 

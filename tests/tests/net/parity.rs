@@ -12,7 +12,7 @@ use ovl_tests::traffic;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::send::send_everything;
-use crate::overlay::{CARRIED, DUAL, Overlay, config};
+use crate::overlay::{DUAL, Overlay, carried_over, config};
 
 /// Where addresses are, by names that are the same in every run.
 fn names(overlay: &Overlay) -> BTreeMap<String, String> {
@@ -112,7 +112,7 @@ fn observe(backend: &str, args: &str) -> BTreeSet<String> {
 
 fn is_the_same_on_every_path(backend: &str) {
     let mut kernels: Option<BTreeSet<String>> = None;
-    for args in CARRIED {
+    for args in carried_over(backend) {
         let seen = observe(backend, args);
         let kernels = kernels.get_or_insert_with(|| seen.clone());
         let [missing, new] = [kernels.difference(&seen), seen.difference(kernels)]
