@@ -19,6 +19,8 @@ pub(crate) const NETWORK: &[Tool] = &[
     ("sysctl", "procps"),
     ("ping", "iputils-ping"),
     ("iptables", "iptables"),
+    // Without it no flow is verified.
+    ("nft", "nftables"),
     ("iperf3", "iperf3"),
     ("sockperf", "sockperf"),
 ];
@@ -33,7 +35,6 @@ pub(crate) const INSPECTION: &[Tool] = &[
     ("ethtool", "ethtool"),
     ("tcpdump", "tcpdump"),
     ("tshark", "tshark"),
-    ("nft", "nftables"),
     ("conntrack", "conntrack"),
     ("socat", "socat"),
     ("bpftool", "bpftool"),
@@ -120,7 +121,16 @@ mod tests {
     fn a_package_with_several_programs_is_named_once() {
         assert_eq!(
             packages_of(NETWORK.iter().copied()),
-            ["iperf3", "iproute2", "iptables", "iputils-ping", "procps", "sockperf", "util-linux"]
+            [
+                "iperf3",
+                "iproute2",
+                "iptables",
+                "iputils-ping",
+                "nftables",
+                "procps",
+                "sockperf",
+                "util-linux"
+            ]
         );
     }
 
