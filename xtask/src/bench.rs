@@ -70,9 +70,9 @@ pub(crate) struct Options {
     /// Flows that are open while others are measured.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     flows: u32,
-    /// What TCP goes by. One that paces, like bbr, measures its own clock more than the path.
-    #[arg(long, value_name = "NAME", default_value = congestion::USUAL)]
-    congestion: String,
+    /// What TCP goes by: cubic unless told. One that paces, like bbr, measures its own clock more than the path.
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<String>,
     /// Writes all rows to this file, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -84,7 +84,7 @@ pub(crate) struct Options {
 /// Measures, and shows what came of it.
 pub(crate) fn run(options: &Options) -> Result<()> {
     machine::require_root("the benchmark")?;
-    let plan = Plan::of(options)?;
+    let plan = Plan::of(options, congestion::choose(options.congestion.as_deref())?)?;
     setup::ensure(&[setup::NETWORK, CHECKS])?;
     let mut findings = Findings::default();
     if options.prog {

@@ -23,6 +23,12 @@ pub(crate) fn step(what: &str) {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(artifacts::workspace());
+    // What cargo tells us of ourselves, build scripts (ring's) would take for a change, and they and all that needs them
+    // would be built anew, after a cargo that somebody ran by hand and again before it.
+    let of_ourselves = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_ourselves)) {
+        command.env_remove(name);
+    }
     command
 }
 
@@ -143,5 +149,20 @@ impl Progress {
         print!("{begin}    {} {elapsed}{end}", self.what);
         // A terminal that went away does not matter to the work.
         let _shown = std::io::stdout().flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cargo_of_ours_does_not_learn_who_we_are() {
+        // The cargo that runs this test says it.
+        let ours = ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR"];
+        assert!(ours.iter().all(|name| std::env::var_os(name).is_some()));
+        let command = cargo();
+        let removed: Vec<_> = command.get_envs().filter(|(_, value)| value.is_none()).collect();
+        assert!(ours.iter().all(|name| removed.iter().any(|(removed, _)| removed == name)), "{removed:?}");
     }
 }

@@ -53,6 +53,18 @@ impl Place {
         Self { protocol, table: table.to_owned(), chain: None }
     }
 
+    /// The table that `nft` shows as `name`, such as `inet filter`; `None`: no table of a family that we use.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let (family, table) = name.split_once(' ')?;
+        let family = match family {
+            "inet" => None,
+            "ip" => Some(Family::V4),
+            "ip6" => Some(Family::V6),
+            _ => return None,
+        };
+        Some(Self::table(family, table))
+    }
+
     /// A chain in this table.
     pub(super) fn chain(&self, chain: &str) -> Self {
         Self { chain: Some(chain.to_owned()), ..self.clone() }

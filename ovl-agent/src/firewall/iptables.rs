@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::join_all;
 use tracing::info;
 
 use super::command::Failure;
@@ -47,10 +48,9 @@ impl Iptables {
     /// `thorough`, otherwise at those that are wanted.
     pub(super) async fn mend(&mut self, tag: &str, wanted: &Wanted, thorough: bool, outcome: &mut Outcome) {
         let needed = |family| wanted.any_rules() && wanted.ranges.get(family).is_some();
-        let families = Family::ALL.into_iter().filter(|family| thorough || needed(*family));
         let mut looks = Vec::new();
-        for family in families {
-            match self.look(family).await {
+        for (family, found) in self.look(|family| thorough || needed(family)).await {
+            match found {
                 Ok(found) => looks.extend(found),
                 Err(error) if needed(family) => outcome.errors.push(error),
                 Err(_) => {}
@@ -115,12 +115,10 @@ impl Iptables {
     pub(super) async fn retire(&mut self, tag: &str, outcome: &mut Outcome) {
         *self = Self { tools: std::mem::take(&mut self.tools), ..Self::default() };
         let flannels = names::claim_flannels();
-        for family in Family::ALL {
-            for look in self.look(family).await.unwrap_or_default() {
-                look.mend(&names::absent(Some(tag)), false, outcome).await;
-                if flannels.is_some() {
-                    look.mend(&names::absent(None), false, outcome).await;
-                }
+        for look in self.look_everywhere().await {
+            look.mend(&names::absent(Some(tag)), false, outcome).await;
+            if flannels.is_some() {
+                look.mend(&names::absent(None), false, outcome).await;
             }
         }
     }
@@ -128,52 +126,42 @@ impl Iptables {
     /// Removes the chains that agents made which do not run any more, and those that `also` names.
     pub(super) async fn remove(&mut self, also: Also, dry_run: bool, outcome: &mut Outcome) {
         let flannels = names::claim_flannels();
-        for family in Family::ALL {
-            for look in self.look(family).await.unwrap_or_default() {
-                let tables = look.tables();
-                let chains = tables.values().flat_map(save::Table::chains).map(|(chain, _)| chain);
-                let mut tags: Vec<&str> = chains.filter_map(names::tag_of).collect();
-                tags.sort_unstable();
-                tags.dedup();
-                for tag in tags.into_iter().filter(|tag| also.takes(tag)) {
-                    look.mend(&names::absent(Some(tag)), dry_run, outcome).await;
-                }
-                let marked = tables.values().any(|table| table.chain(plan::MARKER).is_some());
-                if (also.in_use || flannels.is_some()) && (also.flannels || marked) {
-                    look.mend(&names::absent(None), dry_run, outcome).await;
-                }
+        for look in self.look_everywhere().await {
+            let tables = look.tables();
+            let chains = tables.values().flat_map(save::Table::chains).map(|(chain, _)| chain);
+            let mut tags: Vec<&str> = chains.filter_map(names::tag_of).collect();
+            tags.sort_unstable();
+            tags.dedup();
+            for tag in tags.into_iter().filter(|tag| also.takes(tag)) {
+                look.mend(&names::absent(Some(tag)), dry_run, outcome).await;
+            }
+            let marked = tables.values().any(|table| table.chain(plan::MARKER).is_some());
+            if (also.in_use || flannels.is_some()) && (also.flannels || marked) {
+                look.mend(&names::absent(None), dry_run, outcome).await;
             }
         }
     }
 
-    /// The family's rules in the variants that work here.
-    async fn look(&mut self, family: Family) -> Result<Vec<Look>, String> {
-        if self.tools.get(family).is_none() {
-            self.tools.set(family, Some(Tools::find(family).await));
+    /// Whatever can be read of the rules of both families.
+    async fn look_everywhere(&mut self) -> Vec<Look> {
+        let found = self.look(|_family| true).await;
+        found.into_iter().flat_map(|(_, looks)| looks.unwrap_or_default()).collect()
+    }
+
+    /// The rules of the families that are `asked` for, in the variants that work here. All families at once: most of the
+    /// time goes into starting processes.
+    async fn look(&mut self, asked: impl Fn(Family) -> bool) -> Vec<(Family, Result<Vec<Look>, String>)> {
+        let families = || Family::ALL.into_iter().filter(|family| asked(*family));
+        let unknown = families().filter(|family| self.tools.get(*family).is_none());
+        let search = async |family| (family, Tools::find(family).await);
+        for (family, tools) in join_all(unknown.map(search)).await {
+            self.tools.set(family, Some(tools));
         }
-        let mut looks = Vec::new();
-        let mut refusals = Vec::new();
-        for variant in Variant::ALL {
-            let Some(tool) = self.tools.get(family).and_then(|tools| tools.get(variant)) else { continue };
-            let save = match variant {
-                // Asking would load the module.
-                Variant::Legacy if legacy::tables(family).is_empty() => Ok(String::new()),
-                Variant::Nft | Variant::Legacy => tool.save().await,
-            };
-            match save {
-                Ok(save) => looks.push(Look { family, variant, tool: tool.clone(), save }),
-                Err(Failure::Missing(why) | Failure::Refused(why)) => refusals.push(why),
-            }
-        }
-        match (looks.is_empty(), refusals.is_empty()) {
-            (false, _) => Ok(looks),
-            (true, false) => Err(format!("cannot read the {family} rules: {}", refusals.join("; "))),
-            (true, true) => Err(format!(
-                "the {family} rules need {}, which is not installed: install iptables, or set EnableNFTables in \
-                 the network config",
-                plain_name(family)
-            )),
-        }
+        // Of legacy iptables nothing need be known where nobody uses it.
+        let with_legacy = Family::ALL.into_iter().any(|family| !legacy::tables(family).is_empty())
+            || self.tools.iter().any(|(_, tools)| tools.default() != Some(Variant::Nft));
+        let known = families().filter_map(|family| Some((family, self.tools.get(family)?)));
+        join_all(known.map(async |(family, tools)| (family, look(family, tools, with_legacy).await))).await
     }
 
     fn choose(&mut self, looks: &[Look]) -> Variant {
@@ -183,7 +171,7 @@ impl Iptables {
             census
         };
         let has = |variant| looks.iter().any(|look| look.variant == variant);
-        let default = self.tools.iter().find_map(|(_, tools)| tools.default).unwrap_or(Variant::Nft);
+        let default = self.tools.iter().find_map(|(_, tools)| tools.default()).unwrap_or(Variant::Nft);
         let variant = match (has(Variant::Nft), has(Variant::Legacy)) {
             (true, false) => Variant::Nft,
             (false, true) => Variant::Legacy,
@@ -194,6 +182,36 @@ impl Iptables {
             self.variant = Some(variant);
         }
         variant
+    }
+}
+
+/// The family's rules in the variants that work here; `with_legacy`: even where nft's do.
+async fn look(family: Family, tools: &Tools, with_legacy: bool) -> Result<Vec<Look>, String> {
+    let mut looks = Vec::new();
+    let mut refusals = Vec::new();
+    for variant in Variant::ALL {
+        if variant == Variant::Legacy && !with_legacy && !looks.is_empty() {
+            continue;
+        }
+        let Some(tool) = tools.get(variant).await else { continue };
+        let save = match variant {
+            // Asking would load the module.
+            Variant::Legacy if legacy::tables(family).is_empty() => Ok(String::new()),
+            Variant::Nft | Variant::Legacy => tool.save().await,
+        };
+        match save {
+            Ok(save) => looks.push(Look { family, variant, tool: tool.clone(), save }),
+            Err(Failure::Missing(why) | Failure::Refused(why)) => refusals.push(why),
+        }
+    }
+    match (looks.is_empty(), refusals.is_empty()) {
+        (false, _) => Ok(looks),
+        (true, false) => Err(format!("cannot read the {family} rules: {}", refusals.join("; "))),
+        (true, true) => Err(format!(
+            "the {family} rules need {}, which is not installed: install iptables, or set EnableNFTables in \
+             the network config",
+            plain_name(family)
+        )),
     }
 }
 

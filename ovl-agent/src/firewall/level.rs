@@ -17,8 +17,8 @@ pub(super) trait Mend {
     /// Asks the kernel what stands, without a process; `last` is what the last look saw.
     fn see(&self, wanted: &Self::Wanted, last: Option<&Seen>) -> anyhow::Result<Seen>;
 
-    /// Looks at the rules once, and writes those that are not as wanted. `known`: they stood as wanted before, so that
-    /// only they can be wrong.
+    /// Looks at the rules once, and writes those that are not as wanted. `known`: they have stood or been written as
+    /// wanted before, and what was not wanted is gone, so that only they can be wrong.
     async fn mend(&mut self, wanted: &Self::Wanted, known: bool, outcome: &mut Outcome);
 
     /// Whatever could not be done before may work now.
@@ -46,6 +46,7 @@ impl<W: Clone + PartialEq> Level<W> {
     pub(super) async fn ensure(&mut self, rules: &mut impl Mend<Wanted = W>, wanted: &W) -> Outcome {
         let mut outcome = Outcome::default();
         let known = self.stood.as_ref() == Some(wanted);
+        let mut settled = known;
         let mut last = self.rest.take().filter(|rest| rest.is_for(wanted));
         if last.as_ref().is_none_or(|last| last.is_to_be_tried_again(Instant::now())) {
             rules.begin_anew();
@@ -69,7 +70,7 @@ impl<W: Clone + PartialEq> Level<W> {
             }
             let changes = outcome.changes.len();
             outcome.errors.clear();
-            rules.mend(wanted, known, &mut outcome).await;
+            rules.mend(wanted, settled, &mut outcome).await;
             outcome.drift = known && !outcome.changes.is_empty();
             if outcome.changes.len() == changes {
                 if outcome.errors.is_empty() {
@@ -78,6 +79,7 @@ impl<W: Clone + PartialEq> Level<W> {
                 self.rest_at(wanted, seen, &outcome, last.as_ref());
                 return outcome;
             }
+            settled |= outcome.errors.is_empty();
         }
         outcome.errors.push(format!(
             "somebody else changes the firewall rules while they are written, {ROUNDS} times in a row: {}",

@@ -60,12 +60,16 @@ impl Nftables {
         }
     }
 
-    /// Removes the table of the overlay `tag` and flannel's: the rules are elsewhere now. Without `nft` there are none.
+    /// Removes the table of the overlay `tag` and flannel's: the rules are elsewhere now. Where there are
+    /// none it starts no process.
     pub(super) async fn retire(&mut self, tag: &str, outcome: &mut Outcome) {
         self.own.forget();
         let table = format!("inet {}", table(tag));
-        let ours = |name: &str| name == table || FLANNELS.contains(&name);
-        remove(ours, false, outcome).await;
+        let stands = |name: &&str| {
+            Place::named(name).is_some_and(|place| matches!(fingerprint::of(&[place]), Ok(Some(_))))
+        };
+        let standing: Vec<&str> = [table.as_str()].into_iter().chain(FLANNELS).filter(stands).collect();
+        delete(&standing, false, outcome).await;
     }
 }
 
@@ -97,6 +101,10 @@ pub(super) async fn remove(unwanted: impl Fn(&str) -> bool, dry_run: bool, outco
     let Ok(tables) = run("nft", &["list", "tables"], "").await else { return };
     let names = tables.lines().filter_map(|line| line.trim().strip_prefix("table "));
     let names: Vec<&str> = names.filter(|name| unwanted(name)).collect();
+    delete(&names, dry_run, outcome).await;
+}
+
+async fn delete(names: &[&str], dry_run: bool, outcome: &mut Outcome) {
     if names.is_empty() {
         return;
     }

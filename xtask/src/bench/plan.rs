@@ -22,8 +22,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Understands the options.
-    pub(super) fn of(options: &Options) -> Result<Self> {
+    /// Understands the options; `congestion` is what TCP goes by.
+    pub(super) fn of(options: &Options, congestion: String) -> Result<Self> {
         let contenders = chosen(contender::ALL, |entry| entry.name, &options.only);
         let workloads = chosen(workload::ALL, |entry| entry.name, &options.only);
         for pattern in &options.only {
@@ -47,7 +47,7 @@ impl Plan {
             rounds: options.rounds.unwrap_or(if options.quick { 2 } else { 5 }).into(),
             seconds: options.seconds.unwrap_or(if options.quick { 1 } else { 3 }).into(),
             ballast: options.ballast(),
-            congestion: options.congestion.clone(),
+            congestion,
         })
     }
 
@@ -120,7 +120,7 @@ mod tests {
 
     fn plan(line: &str) -> Result<(Vec<&'static str>, Vec<&'static str>)> {
         let line = Line::try_parse_from(std::iter::once("bench").chain(line.split_whitespace()))?;
-        let plan = Plan::of(&line.options)?;
+        let plan = Plan::of(&line.options, "cubic".to_owned())?;
         Ok((
             plan.contenders.iter().map(|entry| entry.name).collect(),
             plan.workloads.iter().map(|entry| entry.name).collect(),
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn nobody_is_measured_with_what_does_not_concern_them() {
         let line = Line::try_parse_from(["bench"]).unwrap();
-        let turns: Vec<_> = Plan::of(&line.options).unwrap().turns().collect();
+        let turns: Vec<_> = Plan::of(&line.options, "cubic".to_owned()).unwrap().turns().collect();
         let has = |workload: &str, contender: &str| {
             turns.iter().any(|turn| (turn.0.name, turn.1.name) == (workload, contender))
         };

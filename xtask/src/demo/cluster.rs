@@ -30,7 +30,7 @@ pub(super) fn start(options: &Options, agent: PathBuf, state: &State) -> Result<
     let mut cluster = Cluster::new(topology, settings, etcd, 0);
     cluster.start_agents(&options.mode().strict_flags(options.backend))?;
     cluster.add_pods()?;
-    congestion::set(&cluster, congestion::USUAL)?;
+    congestion::set(&cluster, &congestion::choose(None)?)?;
     Ok(cluster)
 }
 

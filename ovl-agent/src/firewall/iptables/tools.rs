@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tokio::sync::OnceCell;
+
 use crate::family::Family;
 use crate::firewall::command::{Failure, run};
 
@@ -63,47 +65,45 @@ impl Tool {
 }
 
 /// What there is for one family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Tools {
-    /// The variant behind the plain name.
-    pub(super) default: Option<Variant>,
-    nft: Option<Tool>,
-    legacy: Option<Tool>,
+    name: &'static str,
+    /// The program of the plain name.
+    plain: Option<(Variant, Tool)>,
+    /// Asked for when they are needed: every question is a process.
+    nft: OnceCell<Option<Tool>>,
+    legacy: OnceCell<Option<Tool>>,
 }
 
 impl Tools {
-    /// Asks the programs for their versions.
+    /// Asks the program of the plain name for its variant and version.
     pub(super) async fn find(family: Family) -> Self {
-        let plain = plain_name(family);
-        let mut tools = Self::default();
-        if let Some((variant, tool)) = ask(plain).await {
-            tools.default = Some(variant);
-            tools.set(variant, tool);
-        }
-        for variant in Variant::ALL {
-            if tools.get(variant).is_none()
-                && let Some((found, tool)) = ask(&format!("{plain}-{variant}")).await
-                && found == variant
-            {
-                tools.set(variant, tool);
-            }
-        }
-        tools
+        let name = plain_name(family);
+        Self { name, plain: ask(name).await, nft: OnceCell::new(), legacy: OnceCell::new() }
+    }
+
+    /// The variant behind the plain name.
+    pub(super) fn default(&self) -> Option<Variant> {
+        self.plain.as_ref().map(|(variant, _)| *variant)
     }
 
     /// That of `variant`.
-    pub(super) fn get(&self, variant: Variant) -> Option<&Tool> {
-        match variant {
-            Variant::Nft => self.nft.as_ref(),
-            Variant::Legacy => self.legacy.as_ref(),
-        }
+    pub(super) async fn get(&self, variant: Variant) -> Option<&Tool> {
+        let tool = match variant {
+            Variant::Nft => &self.nft,
+            Variant::Legacy => &self.legacy,
+        };
+        tool.get_or_init(|| self.search(variant)).await.as_ref()
     }
 
-    fn set(&mut self, variant: Variant, tool: Tool) {
-        match variant {
-            Variant::Nft => self.nft = Some(tool),
-            Variant::Legacy => self.legacy = Some(tool),
+    async fn search(&self, variant: Variant) -> Option<Tool> {
+        if let Some((found, tool)) = &self.plain
+            && *found == variant
+        {
+            return Some(tool.clone());
         }
+        let (found, tool) = ask(&format!("{}-{variant}", self.name)).await?;
+        (found == variant).then_some(tool)
     }
 }
 

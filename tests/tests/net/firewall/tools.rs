@@ -80,6 +80,22 @@ fn writes() -> usize {
     std::fs::read_to_string("/usr/sbin/writes").unwrap().lines().count()
 }
 
+/// Tools of both variants that note how they are called, one line a process.
+const NOTED: &str = r#"
+    cp /usr/sbin/xtables-nft-multi /usr/sbin/xtables-legacy-multi .
+    cp /usr/sbin/nft real-nft
+    printf '#!/bin/sh\necho nft "$@" >> /usr/sbin/called; exec real-nft "$@"' > nft
+    for name in iptables ip6tables; do
+        for variant in "" -nft -legacy; do
+            for does in "" -save -restore; do
+                printf '#!/bin/sh\necho %s "$@" >> /usr/sbin/called; exec xtables-%s-multi %s "$@"' \
+                    $name$variant$does $(test "$variant" = -legacy && echo legacy || echo nft) $name$does \
+                    > $name$variant$does
+            done
+        done
+    done
+    chmod +x nft ip*"#;
+
 /// iptables from before there were variants, which knows no option to wait.
 const OLD_IPTABLES: &str = r#"
     cp /usr/sbin/xtables-legacy-multi .
@@ -100,6 +116,41 @@ fn a_mode_needs_only_its_own_tools() {
     let only_v4 = Wanted { ranges: ByFamily { v6: None, ..both.ranges }, ..both };
     let outcome = ensure_with(&Host::new(), IPTABLES, &only_v4);
     assert!(outcome.errors.is_empty() && outcome.changes.len() == 2, "{outcome:?}");
+}
+
+#[test]
+fn a_start_starts_only_processes_that_it_needs() {
+    let both = wanted(Mode::Iptables);
+    let only_v4 = Wanted { ranges: ByFamily { v6: None, ..both.ranges }, ..both };
+    let host = Host::new();
+    let started = || {
+        inside_with(&host, NOTED, || {
+            let outcome = block_on(Firewall::new("flannel.1").ensure(&only_v4));
+            assert_eq!(outcome.errors, [""; 0], "{outcome:?}");
+            let called = std::fs::read_to_string("/usr/sbin/called").unwrap();
+            let mut called: Vec<_> = called.lines().map(str::to_owned).collect();
+            // Families are looked at at the same time.
+            called.sort();
+            called
+        })
+    };
+    // Once more after the writing; of IPv6 something could have been left.
+    let first = [
+        "ip6tables -V",
+        "ip6tables-save",
+        "iptables -V",
+        "iptables-restore --noflush --wait=5",
+        "iptables-restore --noflush --wait=5",
+        "iptables-save",
+        "iptables-save",
+    ];
+    assert_eq!(started(), first);
+    let again = ["ip6tables -V", "ip6tables-save", "iptables -V", "iptables-save"];
+    assert_eq!(started(), again);
+    // Somebody has legacy rules.
+    host.sh("iptables-legacy -A FORWARD -i eth9 -j DROP");
+    let called = started();
+    assert!(called.contains(&"iptables-legacy-save".to_owned()), "{called:?}");
 }
 
 #[test]
