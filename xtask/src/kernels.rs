@@ -9,6 +9,7 @@ mod initramfs;
 mod kernel;
 mod mirror;
 mod pair;
+mod qemu;
 mod release;
 mod report;
 mod series;
@@ -27,6 +28,7 @@ use crate::kernels::core::Choice;
 use crate::kernels::initramfs::Initramfs;
 use crate::kernels::kernel::Kernel;
 use crate::kernels::mirror::Mirror;
+use crate::kernels::qemu::Qemu;
 use crate::kernels::series::Series;
 use crate::kernels::summary::Row;
 use crate::{setup, shell};
@@ -91,6 +93,7 @@ pub(crate) fn run_for_ci() -> Result<()> {
 struct Place {
     folder: PathBuf,
     mirror: Mirror,
+    qemu: Qemu,
     _lock: File,
 }
 
@@ -104,7 +107,8 @@ impl Place {
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let lock = lock(&folder.join("lock"))?;
         let mirror = Mirror::open(folder.join("apt"))?;
-        Ok(Self { folder, mirror, _lock: lock })
+        let qemu = Qemu::obtain(&folder)?;
+        Ok(Self { folder, mirror, qemu, _lock: lock })
     }
 
     fn newest(&self) -> Result<Series> {
@@ -126,7 +130,7 @@ impl Place {
         let binaries = Binaries::build(&SUITES)?;
         let initramfs = Initramfs::prepare(&self.folder, &binaries)?;
         self.each(versions, &SUITES, |series, kernel| {
-            trial::run(series, kernel, &initramfs, &binaries, choice)
+            trial::run(&self.qemu, series, kernel, &initramfs, &binaries, choice)
         })
     }
 
@@ -134,7 +138,7 @@ impl Place {
         let binaries = Binaries::build(&[PAIR])?;
         let initramfs = Initramfs::prepare(&self.folder, &binaries)?;
         self.each(versions, &pair::COLUMNS, |series, kernel| {
-            pair::run(series, kernel, &initramfs, &binaries, filter)
+            pair::run(&self.qemu, series, kernel, &initramfs, &binaries, filter)
         })
     }
 

@@ -1,6 +1,7 @@
 //! Installs the programs that a task uses, where they are missing.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -50,9 +51,8 @@ pub(crate) const CONTAINERS: &[Tool] = &[
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
 ];
 
-/// What fetches other kernels and boots them.
+/// What fetches other kernels and packs what they boot into.
 pub(crate) const KERNELS: &[Tool] = &[
-    ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
     ("depmod", "kmod"),
@@ -98,6 +98,35 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
         .with_context(|| format!("install the packages; by hand: {by_hand}"))
 }
 
+/// Fetches a Debian package, and those that it needs and this machine lacks, into `folder`, and installs nothing.
+pub(crate) fn download_package(package: &str, folder: &Path) -> Result<()> {
+    if machine::find_program("apt-get").is_none() {
+        bail!("this needs the Debian package {package} (or what holds the same programs elsewhere)");
+    }
+    let what = format!("downloading {package} (apt-get)");
+    let download = || {
+        let plan = ["install", "--simulate", "--no-install-recommends", package];
+        let plan =
+            shell::ask("apt-get", &plan).with_context(|| format!("apt-get knows no way to {package}"))?;
+        let mut download = Command::new("apt-get");
+        download.arg("download").args(to_be_installed(&plan)).current_dir(folder);
+        shell::run_quietly(&mut download, &what)
+    };
+    if knows_packages() && download().is_ok() {
+        return Ok(());
+    }
+    ovl_tests::interrupt::check()?;
+    // What the lists name may be gone from the mirror.
+    let mut update = machine::apt_get().context("find apt-get")?;
+    shell::run_quietly(update.arg("update"), "fetching the package lists (apt-get)")?;
+    download().with_context(|| format!("download {package}; by hand: apt-get install {package}"))
+}
+
+/// The packages that `apt-get install --simulate` says it would install.
+fn to_be_installed(plan: &str) -> Vec<&str> {
+    plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next()).collect()
+}
+
 fn packages_of(tools: impl Iterator<Item = Tool>) -> Vec<&'static str> {
     let mut packages: Vec<_> = tools.map(|(_, package)| package).collect();
     packages.sort_unstable();
@@ -132,6 +161,13 @@ mod tests {
                 "util-linux"
             ]
         );
+    }
+
+    #[test]
+    fn a_plan_names_what_it_would_install() {
+        let plan = "Reading package lists...\nRemv qemu-utils [1:10.0]\nInst seabios (1.16.2-1 Debian:12 [all])\n\
+                    Inst libusb [1.0] (1.1 Debian:12 [amd64])\nConf seabios (1.16.2-1 Debian:12 [all])\n";
+        assert_eq!(to_be_installed(plan), ["seabios", "libusb"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use ovl_tests::command::Place;
 use ovl_tests::wait::wait_for;
 
 use super::kernel::Kernel;
+use super::qemu::Qemu;
 use super::report::Report;
 use crate::shell::Progress;
 
@@ -69,7 +70,7 @@ pub(super) struct Guest {
 
 impl Guest {
     /// Boots `kernel`.
-    pub(super) fn start(kernel: &Kernel, initramfs: &Path, traits: &Traits) -> Result<Self> {
+    pub(super) fn start(qemu: &Qemu, kernel: &Kernel, initramfs: &Path, traits: &Traits) -> Result<Self> {
         let inside = |name: &str| kernel.folder().join(format!("{name}{}.log", traits.suffix));
         let (log, console) = (inside("tests"), inside("console"));
         for file in [&log, &console] {
@@ -79,9 +80,8 @@ impl Guest {
         let port = |file: &Path| format!("file:{}", file.display());
         // What it does not know, the kernel hands to the first process.
         let line = format!("{KERNEL_LINE} {}", traits.variable);
-        let command = traits
-            .place
-            .command("qemu-system-x86_64")
+        let command = qemu
+            .command(&traits.place)
             .words(MACHINE)
             // The archive is in memory while it unpacks into a file system of at most half of the rest.
             .args(["-m".to_owned(), (768 + 3 * size / (1 << 20)).to_string()])

@@ -6,6 +6,7 @@ use super::binaries::Binaries;
 use super::guest::{self, Guest};
 use super::initramfs::Initramfs;
 use super::kernel::Kernel;
+use super::qemu::Qemu;
 use super::series::Series;
 use super::summary::Row;
 use super::trial::{Part, cell, script, show};
@@ -16,6 +17,7 @@ pub(super) const COLUMNS: [&str; 2] = ["pair, guest 1", "pair, guest 2"];
 
 /// Boots a kernel twice, runs the tests in both guests at the same time, and shows what failed.
 pub(super) fn run(
+    qemu: &Qemu,
     series: Series,
     kernel: &Kernel,
     initramfs: &Initramfs,
@@ -33,7 +35,7 @@ pub(super) fn run(
     let part = Part { name: suite.name, binary: &suite.binary, tests, left_out: 0 };
     let archive = initramfs.make(kernel, &script(binaries, std::slice::from_ref(&part)))?;
     let wire = Wire::lay()?;
-    let start = |guest| Guest::start(kernel, &archive, &wire.traits(guest));
+    let start = |guest| Guest::start(qemu, kernel, &archive, &wire.traits(guest));
     let mut guests = [start(1)?, start(2)?];
     guest::follow(&mut guests, &format!("two of {} run {number} tests", kernel.release))?;
     let [one, other] = guests.map(Guest::finish);

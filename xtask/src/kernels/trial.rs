@@ -10,6 +10,7 @@ use super::core::Choice;
 use super::guest::{self, Guest, Ran, Traits};
 use super::initramfs::Initramfs;
 use super::kernel::Kernel;
+use super::qemu::Qemu;
 use super::report::{MARK, Report, Suite};
 use super::series::Series;
 use super::summary::Row;
@@ -35,6 +36,7 @@ impl Part<'_> {
 
 /// Boots a kernel, runs the tests of the choice, and shows what failed.
 pub(super) fn run(
+    qemu: &Qemu,
     series: Series,
     kernel: &Kernel,
     initramfs: &Initramfs,
@@ -66,7 +68,7 @@ pub(super) fn run(
         bail!("no test of that name runs on {series}: `cargo xtask kernels --list` names those that do");
     }
     let archive = initramfs.make(kernel, &script(binaries, &parts))?;
-    let mut guest = Guest::start(kernel, &archive, &Traits::default())?;
+    let mut guest = Guest::start(qemu, kernel, &archive, &Traits::default())?;
     guest::follow(std::slice::from_mut(&mut guest), &format!("{} runs {number} tests", kernel.release))?;
     let ran = guest.finish()?;
     let ok = parts.iter().all(|part| part.is_fine(&ran));
