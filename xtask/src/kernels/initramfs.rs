@@ -62,8 +62,8 @@ impl Initramfs {
         Ok(initramfs)
     }
 
-    /// Makes the initramfs of a guest that runs `script`; the next one takes its place.
-    pub(super) fn make(&self, kernel: &Kernel, script: &str) -> Result<PathBuf> {
+    /// Makes the initramfs of a guest that runs `script`; the next of this name takes its place.
+    pub(super) fn make(&self, kernel: &Kernel, name: &str, script: &str) -> Result<PathBuf> {
         let inside = |name: &str| self.work.path().join(name);
         for (name, text) in [(INIT_PATH, INIT), (TESTS_PATH, script)] {
             let path = inside(name);
@@ -73,7 +73,7 @@ impl Initramfs {
         }
         let scripts = inside("scripts.cpio");
         archive::of_files(self.work.path(), &[INIT_PATH, TESTS_PATH].map(Path::new), &scripts)?;
-        let initramfs = inside("initramfs");
+        let initramfs = inside(&format!("initramfs-{name}"));
         archive::join(&[&self.tools(), &kernel.modules(), &scripts], &initramfs)?;
         Ok(initramfs)
     }

@@ -33,7 +33,7 @@ pub(super) fn run(
         suite.tests.join(", ")
     );
     let part = Part { name: suite.name, binary: &suite.binary, tests, left_out: 0 };
-    let archive = initramfs.make(kernel, &script(binaries, std::slice::from_ref(&part)))?;
+    let archive = initramfs.make(kernel, part.name, &script(binaries, &part))?;
     let wire = Wire::lay()?;
     let start = |guest| Guest::start(qemu, kernel, &archive, &wire.traits(guest));
     let mut guests = [start(1)?, start(2)?];

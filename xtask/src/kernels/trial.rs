@@ -11,7 +11,7 @@ use super::guest::{self, Guest, Ran, Traits};
 use super::initramfs::Initramfs;
 use super::kernel::Kernel;
 use super::qemu::Qemu;
-use super::report::{MARK, Report, Suite};
+use super::report::{MARK, Suite};
 use super::series::Series;
 use super::summary::Row;
 
@@ -52,9 +52,8 @@ pub(super) fn run(
         })
         .collect();
     let number: usize = parts.iter().map(|part| part.tests.len()).sum();
-    let results = |report: &Report| parts.iter().map(|part| cell(part, report.suite(part.name))).collect();
     if number == 0 && parts.iter().any(|part| part.left_out > 0) {
-        let results = results(&Report::default());
+        let results = parts.iter().map(|part| cell(part, None)).collect();
         return Ok(Row {
             series,
             release: "not needed".to_owned(),
@@ -67,20 +66,32 @@ pub(super) fn run(
     if number == 0 {
         bail!("no test of that name runs on {series}: `cargo xtask kernels --list` names those that do");
     }
-    let archive = initramfs.make(kernel, &script(binaries, &parts))?;
-    let mut guest = Guest::start(qemu, kernel, &archive, &Traits::default())?;
-    guest::follow(std::slice::from_mut(&mut guest), &format!("{} runs {number} tests", kernel.release))?;
-    let ran = guest.finish()?;
-    let ok = parts.iter().all(|part| part.is_fine(&ran));
-    if !ok {
-        show(&ran)?;
+    // Every suite in a guest of its own, all at the same time: one keeps one core busy.
+    let asked: Vec<_> = parts.iter().filter(|part| !part.tests.is_empty()).collect();
+    let mut guests = Vec::new();
+    for part in &asked {
+        let archive = initramfs.make(kernel, part.name, &script(binaries, part))?;
+        let traits = Traits { suffix: format!("-{}", part.name), ..Traits::default() };
+        guests.push(Guest::start(qemu, kernel, &archive, &traits)?);
     }
-    let (release, results) = (kernel.release.clone(), results(&ran.report));
-    Ok(Row { series, release, boot: ran.boot, results, time: Some(ran.time), ok })
+    guest::follow(&mut guests, &format!("{} runs {number} tests", kernel.release))?;
+    let ran = guests.into_iter().map(Guest::finish).collect::<Result<Vec<_>>>()?;
+    let failed: Vec<_> =
+        asked.iter().zip(&ran).filter(|(part, ran)| !part.is_fine(ran)).map(|(_, ran)| ran).collect();
+    failed.iter().try_for_each(|ran| show(ran))?;
+    let suite = |name| ran.iter().find_map(|ran| ran.report.suite(name));
+    Ok(Row {
+        series,
+        release: kernel.release.clone(),
+        boot: ran.iter().filter_map(|ran| ran.boot).max(),
+        results: parts.iter().map(|part| cell(part, suite(part.name))).collect(),
+        time: ran.iter().map(|ran| ran.time).max(),
+        ok: failed.is_empty(),
+    })
 }
 
-/// What the guest does: every suite, one test at a time, since they measure and wait with deadlines.
-pub(super) fn script(binaries: &Binaries, parts: &[Part<'_>]) -> String {
+/// What the guest does: one test at a time, since they measure and wait with deadlines.
+pub(super) fn script(binaries: &Binaries, part: &Part<'_>) -> String {
     let mut script = format!("echo '{MARK} started'\n");
     // Writing to a string can't fail.
     for (name, path) in binaries.environment() {
@@ -88,14 +99,12 @@ pub(super) fn script(binaries: &Binaries, parts: &[Part<'_>]) -> String {
     }
     // A million would take an emulated machine half an hour.
     let _written = writeln!(script, "export OVL_HOSTILE_PACKETS=10000");
-    for part in parts.iter().filter(|part| !part.tests.is_empty()) {
-        let (name, binary, tests) = (part.name, quoted(part.binary), part.tests.join(" "));
-        let _written = write!(
-            script,
-            "echo '{MARK} suite {name}'\n{binary} --test-threads=1 --color=never --include-ignored --exact {tests}\n\
-             echo \"{MARK} status $?\"\n"
-        );
-    }
+    let (name, binary, tests) = (part.name, quoted(part.binary), part.tests.join(" "));
+    let _written = write!(
+        script,
+        "echo '{MARK} suite {name}'\n{binary} --test-threads=1 --color=never --include-ignored --exact {tests}\n\
+         echo \"{MARK} status $?\"\n"
+    );
     script
 }
 
