@@ -14,9 +14,8 @@ use ovl_tests::sockets::Pair;
 use ovl_tests::subnet::SubnetEnv;
 use ovl_tests::topology::Topology;
 use ovl_tests::traffic;
-use ovl_tests::wait::wait_for;
 
-use crate::overlay::{DUAL, Overlay, SOON, config, is_fast};
+use crate::overlay::{DUAL, Overlay, config, is_fast, wait_until_seen};
 
 pub(crate) const VXLAN: &str = r#"{"Type":"vxlan"}"#;
 pub(crate) const HOST_GW: &str = r#"{"Type":"host-gw"}"#;
@@ -113,21 +112,15 @@ impl Cluster {
         overlay.agents.extend(agents);
         let is_wider = ends[0] == Ends::Both && ends.contains(&Ends::Ipv4);
         let cluster = Self { pods, overlay, is_direct: backend == DIRECT, is_wider };
-        cluster.ping();
+        cluster.ping().unwrap();
         if is_fast(args) {
-            // An agent that has just listed its tables may look at new interfaces a moment later.
-            wait_for("the programs of both agents to see their pods' packets", SOON, || {
-                cluster.ping();
-                let mut agents = cluster.overlay.agents.iter();
-                agents.try_fold(true, |all, agent| Ok(all && agent.counters()?.seen("from_pod") > 0))
-            })
-            .unwrap();
+            wait_until_seen(&cluster.overlay.agents, || cluster.ping()).unwrap();
         }
         cluster
     }
 
-    fn ping(&self) {
-        self.each_way(|client, _, to| traffic::ping(client.netns(), to)).unwrap();
+    fn ping(&self) -> Result<()> {
+        self.each_way(|client, _, to| traffic::ping(client.netns(), to))
     }
 
     /// From now on nothing is left to devices: no aggregates, complete checksums.

@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::attachments::attached;
 use crate::kubernetes::Cluster;
 use crate::overlay::{
-    DUAL, ONLY_IPV4, Overlay, SOON, VERIFIED, carried_at_tc, config, filtered_at_tc, is_fast,
+    DUAL, ONLY_IPV4, Overlay, SOON, VERIFIED, carried_at_tc, config, filtered_at_tc, is_fast, wait_until_seen,
 };
 use crate::pins::pinned;
 
@@ -80,6 +80,9 @@ fn pods_of_the_plugins_reach_each_other_on_the_fast_path() {
             }
         }
         traffic::ping_all_pairs(&pods).unwrap();
+        if is_fast(args) {
+            wait_until_seen(&agents, || traffic::ping_all_pairs(&pods)).unwrap();
+        }
         let counted = |node: usize| {
             let agent: &Agent = &agents[node];
             (

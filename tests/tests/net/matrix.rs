@@ -5,9 +5,12 @@ use anyhow::Context as _;
 use ovl_tests::datagrams::Datagrams;
 use ovl_tests::pod::Pod;
 use ovl_tests::topology::Topology;
+use ovl_tests::traffic;
 
 use crate::cluster::{Cluster, DIRECT, HOST_GW, VXLAN, exchange};
-use crate::overlay::{DUAL, FILTERED, ONLY_IPV4, Overlay, carried_at_tc, carried_over, config, is_fast};
+use crate::overlay::{
+    DUAL, FILTERED, ONLY_IPV4, Overlay, carried_at_tc, carried_over, config, is_fast, wait_until_seen,
+};
 
 /// How much goes over one connection each way.
 const FULL: u64 = 200 << 20;
@@ -64,6 +67,9 @@ fn data_is_whole_over_an_underlay_of_1280_bytes() {
             let topology = Topology::builder("tight").nodes(2).ipv6().mtu(1280);
             let overlay = Overlay::start_with(topology, &config(&[families], backend), args).unwrap();
             assert_eq!(overlay.agents[0].subnet().unwrap().mtu, mtu);
+            if is_fast(args) {
+                wait_until_seen(&overlay.agents, || traffic::ping_all_pairs(&overlay.pods)).unwrap();
+            }
             let before = overlay.fast(0).unwrap();
             let [client, server] = [&overlay.pods[0], &overlay.pods[1]];
             for to in server.addresses() {

@@ -105,6 +105,15 @@ pub(crate) struct Overlay {
     binary: PathBuf,
 }
 
+/// Waits until the programs of these agents see packets of pods, which `ping` sends: an agent that has just listed its
+/// tables may look at new interfaces a moment later.
+pub(crate) fn wait_until_seen<T>(agents: &[Agent], ping: impl Fn() -> Result<T>) -> Result<()> {
+    wait_for("the programs of all agents to see their pods' packets", SOON, || {
+        ping()?;
+        agents.iter().try_fold(true, |all, agent| Ok(all && agent.counters()?.seen("from_pod") > 0))
+    })
+}
+
 impl Overlay {
     /// Starts an agent with `args` on every node, on a store of their own, and a pod behind each.
     pub(crate) fn start(topology: Builder, backend: &str, args: &str) -> Result<Self> {

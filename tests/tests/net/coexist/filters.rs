@@ -11,7 +11,7 @@ use ovl_tests::wait::wait_for;
 
 use super::foreign::{self, Foreign, Verdict};
 use super::wait_for_silence;
-use crate::overlay::{KERNEL, Overlay, SOON, VERIFIED};
+use crate::overlay::{KERNEL, Overlay, SOON, VERIFIED, wait_until_seen};
 
 /// The interfaces of a node whose ingress both paths pass, and the program there.
 const PLACES: [(&str, &str); 2] = [("veth0", "from_pod"), ("eth0", "from_wire")];
@@ -46,7 +46,8 @@ fn filters_see_what_the_fast_path_leaves_to_the_kernel() {
         let topology = Topology::builder("coexist").nodes(2);
         let mut overlay = Overlay::start(topology, "vxlan", &args).unwrap();
         let node = overlay.topology.node(0).unwrap();
-        traffic::ping_all_pairs(&overlay.pods).unwrap();
+        // Filters that are there before ours would keep the fast path away from a pod.
+        wait_until_seen(&overlay.agents, || traffic::ping_all_pairs(&overlay.pods)).unwrap();
         let strangers = PLACES.map(|(interface, _)| {
             // The agent may have made it.
             node.command("tc").words(&format!("qdisc add dev {interface} clsact")).output().unwrap();

@@ -9,7 +9,7 @@ use ovl_tests::traffic;
 
 use super::pinned::{folder, names_in};
 use crate::attachments::attached;
-use crate::overlay::{EBPF, Overlay};
+use crate::overlay::{EBPF, Overlay, wait_until_seen};
 
 /// What `ovl-agent cleanup --only-pins` and `more` says, line by line.
 fn cleanup(node: &Node, more: &str) -> Vec<String> {
@@ -20,7 +20,7 @@ fn cleanup(node: &Node, more: &str) -> Vec<String> {
 #[test]
 fn pins_of_another_abi_are_named_and_go_when_told() {
     let mut overlay = Overlay::start(Topology::builder("abi").nodes(2), "vxlan", EBPF).unwrap();
-    traffic::ping_all_pairs(&overlay.pods).unwrap();
+    wait_until_seen(&overlay.agents, || traffic::ping_all_pairs(&overlay.pods)).unwrap();
     let node = overlay.topology.node(0).unwrap();
     overlay.agents[0].kill().unwrap();
     let folder = folder(node).unwrap();
