@@ -50,16 +50,16 @@ fn set_in(netns: &Netns, name: &str) -> Result<()> {
 /// Does `work` while namespaces may choose `name`, which the machine may have to itself (`TCP_CONG_NON_RESTRICTED` in
 /// net/ipv4/tcp_cong.c). Who has chosen keeps it afterwards.
 fn while_allowed<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let names = |list: &str| list.split_whitespace().any(|one| one == name);
+    let has = |list: &str| list.split_whitespace().any(|one| one == name);
     if read(OWN)? == name {
         return work();
     }
-    if !names(&read(AVAILABLE)?) {
+    if !has(&read(AVAILABLE)?) {
         // It says by itself what is wrong, and the list below what there is.
         let _loaded = Command::new("modprobe").args(["--quiet", &format!("tcp_{name}")]).status();
     }
     let before = read(ALLOWED)?;
-    if names(&before) {
+    if has(&before) {
         return work();
     }
     fs::write(ALLOWED, format!("{before} {name}")).with_context(|| {

@@ -88,14 +88,19 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     // Never at the price of a package that the user has: rustc-web would displace rustc.
     install.args(["install", "-y", "--no-install-recommends", "--no-remove"]).args(packages);
     let what = format!("installing {} (apt-get)", packages.join(", "));
-    if knows_packages() && shell::run_quietly(&mut install, &what).is_ok() {
+    with_lists(|| shell::run_quietly(&mut install, &what))
+        .with_context(|| format!("install the packages; by hand: {by_hand}"))
+}
+
+/// Does what takes lists of packages; where that fails, again with lists of now: what the old ones name may be gone.
+fn with_lists(mut work: impl FnMut() -> Result<()>) -> Result<()> {
+    if knows_packages() && work().is_ok() {
         return Ok(());
     }
     ovl_tests::interrupt::check()?;
-    let mut update = machine::apt_get().context("find apt-get")?;
+    let mut update = machine::apt_get().context("this needs apt-get, and the right to use it")?;
     shell::run_quietly(update.arg("update"), "fetching the package lists (apt-get)")?;
-    shell::run_quietly(&mut install, &what)
-        .with_context(|| format!("install the packages; by hand: {by_hand}"))
+    work()
 }
 
 /// Fetches a Debian package, and those that it needs and this machine lacks, into `folder`, and installs nothing.
@@ -104,22 +109,24 @@ pub(crate) fn download_package(package: &str, folder: &Path) -> Result<()> {
         bail!("this needs the Debian package {package} (or what holds the same programs elsewhere)");
     }
     let what = format!("downloading {package} (apt-get)");
-    let download = || {
+    with_lists(|| {
         let plan = ["install", "--simulate", "--no-install-recommends", package];
         let plan =
             shell::ask("apt-get", &plan).with_context(|| format!("apt-get knows no way to {package}"))?;
         let mut download = Command::new("apt-get");
         download.arg("download").args(to_be_installed(&plan)).current_dir(folder);
         shell::run_quietly(&mut download, &what)
-    };
-    if knows_packages() && download().is_ok() {
-        return Ok(());
+    })
+    .with_context(|| format!("download {package}; by hand: apt-get install {package}"))
+}
+
+/// Takes the Debian packages in `folder` apart into `root`.
+pub(crate) fn unpack_packages(folder: &Path, root: &Path) -> Result<()> {
+    for package in folder.read_dir().context("list the packages")? {
+        let package = package.context("list the packages")?.path();
+        shell::run(Command::new("dpkg-deb").arg("-x").args([&package, root]))?;
     }
-    ovl_tests::interrupt::check()?;
-    // What the lists name may be gone from the mirror.
-    let mut update = machine::apt_get().context("find apt-get")?;
-    shell::run_quietly(update.arg("update"), "fetching the package lists (apt-get)")?;
-    download().with_context(|| format!("download {package}; by hand: apt-get install {package}"))
+    Ok(())
 }
 
 /// The packages that `apt-get install --simulate` says it would install.

@@ -63,6 +63,15 @@ pub(crate) fn silent_no_longer_than_the_kernel(run: impl Fn(&str) -> Duration) {
     }
 }
 
+/// Waits until the programs of these agents see packets of pods, which `ping` sends: an agent that has just listed its
+/// tables may look at new interfaces a moment later.
+pub(crate) fn wait_until_seen<T>(agents: &[Agent], ping: impl Fn() -> Result<T>) -> Result<()> {
+    wait_for("the programs of all agents to see their pods' packets", SOON, || {
+        ping()?;
+        agents.iter().try_fold(true, |all, agent| Ok(all && agent.counters()?.seen("from_pod") > 0))
+    })
+}
+
 /// Whether packets leave the kernel path with these arguments, or with them and others.
 pub(crate) fn is_fast(args: &str) -> bool {
     args.starts_with(EBPF) || is_verified(args)
@@ -103,15 +112,6 @@ pub(crate) struct Overlay {
     pub(crate) store: DirStore,
     pub(crate) topology: Topology,
     binary: PathBuf,
-}
-
-/// Waits until the programs of these agents see packets of pods, which `ping` sends: an agent that has just listed its
-/// tables may look at new interfaces a moment later.
-pub(crate) fn wait_until_seen<T>(agents: &[Agent], ping: impl Fn() -> Result<T>) -> Result<()> {
-    wait_for("the programs of all agents to see their pods' packets", SOON, || {
-        ping()?;
-        agents.iter().try_fold(true, |all, agent| Ok(all && agent.counters()?.seen("from_pod") > 0))
-    })
 }
 
 impl Overlay {

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use super::archive;
 use super::mirror::Mirror;
 use super::series::Series;
-use crate::shell;
+use crate::{setup, shell};
 
 /// Folders of modules that the tests may want; file systems and the rest of the drivers are of no use here.
 const MODULES: [&str; 6] = ["arch", "crypto", "drivers/net", "drivers/virtio", "lib", "net"];
@@ -93,10 +93,7 @@ impl Kernel {
     /// Takes from the packages in `work` what a guest needs, and keeps that in `folder`.
     fn unpack(release: &str, work: &Path, folder: &Path) -> Result<Self> {
         let root = work.join("root");
-        for package in work.read_dir().context("list the packages")? {
-            let package = package.context("list the packages")?.path();
-            shell::run(Command::new("dpkg-deb").arg("-x").args([&package, &root]))?;
-        }
+        setup::unpack_packages(work, &root)?;
         let installed = first([root.join("usr/lib/modules"), root.join("lib/modules")])?.join(release);
         let image = first([root.join(format!("boot/vmlinuz-{release}")), installed.join("vmlinuz")])?;
 

@@ -7,12 +7,11 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use ovl_tests::command::{Cmd, Place};
 
-use crate::{machine, setup, shell};
+use crate::{machine, setup};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
@@ -40,10 +39,7 @@ impl Qemu {
             fs::create_dir(&packages).context("create a folder for packages")?;
             setup::download_package(PACKAGE, &packages)?;
             let unpacked = work.path().join("root");
-            for package in packages.read_dir().context("list the packages")? {
-                let package = package.context("list the packages")?.path();
-                shell::run(Command::new("dpkg-deb").arg("-x").args([&package, &unpacked]))?;
-            }
+            setup::unpack_packages(&packages, &unpacked)?;
             fs::rename(&unpacked, &root).with_context(|| format!("keep QEMU in {}", root.display()))?;
         }
         let libraries = LIBRARIES.map(|part| root.join(part));

@@ -110,8 +110,13 @@ const OLD_IPTABLES: &str = r#"
 fn a_mode_needs_only_its_own_tools() {
     let outcome = ensure_with(&Host::new(), NFT, &wanted(Mode::Nftables));
     assert!(outcome.errors.is_empty() && outcome.changes.len() == 1, "{outcome:?}");
-    let outcome = ensure_with(&Host::new(), BOTH_IPTABLES, &wanted(Mode::Iptables));
-    assert!(outcome.errors.is_empty() && outcome.changes.len() == 4, "{outcome:?}");
+    // What flannel's other mode left takes nft to remove.
+    for left in ["true", "nft add table ip flannel-ipv4"] {
+        let host = Host::new();
+        host.sh(left);
+        let outcome = ensure_with(&host, BOTH_IPTABLES, &wanted(Mode::Iptables));
+        assert!(outcome.errors.is_empty() && outcome.changes.len() == 4, "{left}: {outcome:?}");
+    }
     let both = wanted(Mode::Iptables);
     let only_v4 = Wanted { ranges: ByFamily { v6: None, ..both.ranges }, ..both };
     let outcome = ensure_with(&Host::new(), IPTABLES, &only_v4);
@@ -151,6 +156,8 @@ fn a_start_starts_only_processes_that_it_needs() {
     host.sh("iptables-legacy -A FORWARD -i eth9 -j DROP");
     let called = started();
     assert!(called.contains(&"iptables-legacy-save".to_owned()), "{called:?}");
+    // Both families' rules go into one variant.
+    assert!(called.contains(&"ip6tables-legacy -V".to_owned()), "{called:?}");
 }
 
 #[test]
