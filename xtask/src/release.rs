@@ -14,7 +14,7 @@ pub(crate) fn build_agent() -> Result<PathBuf> {
         return artifacts::agent_binary();
     }
     ebpf::build(Wanted::Auto)?;
-    shell::step("building the agent (a minute or two the first time)");
+    shell::step("building the agent, optimised (minutes, the first time)");
     shell::run(shell::cargo().args(["build", "--release", "--quiet", "-p", "ovl-agent"]))
         .context("build the agent")?;
     Ok(artifacts::target().join("release/ovl-agent"))
