@@ -8,6 +8,9 @@ use super::ends::{Ends, Placement};
 use super::iperf3::{Cores, Iperf3, Report};
 use crate::pod::Pod;
 
+/// In bits per second, as iperf3 takes it: some 17 packets of full size in a millisecond.
+const PACE: &str = "200M";
+
 /// What iperf3 measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stream {
@@ -57,6 +60,18 @@ impl StreamInBackground {
         seconds: u32,
     ) -> Result<Self> {
         Self::launch(client, server.into(), &format!("-t {seconds}"), seconds)
+    }
+
+    /// Starts them at 200 Mbit/s at most, for tests in which nothing may be lost.
+    ///
+    /// As fast as it goes, a stream fills whatever queue is the shortest, and what does not fit is rightly lost: a veth
+    /// with a program of XDP has a ring of 256 packets (`VETH_RING_SIZE` in the kernel's veth.c) and drops the rest.
+    pub fn paced<'pod>(
+        client: &'pod Pod,
+        server: impl Into<Destination<'pod>>,
+        seconds: u32,
+    ) -> Result<Self> {
+        Self::launch(client, server.into(), &format!("-t {seconds} --fq-rate {PACE}"), seconds)
     }
 
     fn launch(client: &Pod, server: Destination<'_>, amount: &str, seconds: u32) -> Result<Self> {

@@ -23,7 +23,7 @@ fn end_under_traffic(label: &str, args: &str, kill: bool) {
     let subnet = overlay.agents[1].subnet().unwrap();
     let (client, server) = (&overlay.pods[0], &overlay.pods[1]);
     let ping = PingInBackground::start(client.netns(), server.address()).unwrap();
-    let mut stream = StreamInBackground::start(client, server, 12).unwrap();
+    let mut stream = StreamInBackground::paced(client, server, 12).unwrap();
     let enough = Duration::from_secs(10);
     ping.wait_for_more(50, enough).unwrap();
 

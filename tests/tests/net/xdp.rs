@@ -176,7 +176,7 @@ fn modes_change_under_traffic() {
     let mut overlay = Overlay::start(Topology::builder("xdp-modes"), "vxlan", VERIFIED).unwrap();
     let (client, server) = (&overlay.pods[0], &overlay.pods[1]);
     let ping = PingInBackground::start(client.netns(), server.address()).unwrap();
-    let mut stream = StreamInBackground::start(client, server, 25).unwrap();
+    let mut stream = StreamInBackground::paced(client, server, 25).unwrap();
     ping.wait_for_more(20, SOON).unwrap();
     for mode in ["native", "off", "native"] {
         overlay.agents[1].terminate().unwrap();
