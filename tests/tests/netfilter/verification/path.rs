@@ -7,7 +7,7 @@ use ovl_tests::dialogue::Dialogue;
 use ovl_tests::netns::{self, Netns};
 use ovl_tests::wait::wait_for;
 
-use crate::overlay::SOON;
+use crate::SOON;
 
 /// Inside the overlay.
 pub(crate) const CLIENT: [&str; 2] = ["10.42.1.2", "fd42:0:0:1::2"];

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::path::{CLIENT, OUTSIDE, SERVER, Way, in_url};
 use super::{BIT, ensure_well, marking};
-use crate::overlay::SOON;
+use crate::SOON;
 
 /// A router whose forwarded packets are marked, and counted by their mark.
 struct Router {

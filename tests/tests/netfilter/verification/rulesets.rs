@@ -7,8 +7,8 @@ use ovl_agent::netlink::watch_rulesets;
 use ovl_tests::command::Cmd;
 use ovl_tests::netns::{self, Netns};
 
+use crate::SOON;
 use crate::firewall::host::block_on;
-use crate::overlay::SOON;
 
 /// Watches in a namespace of its own while `work` is done, which is told how often something changed.
 fn watching(work: impl AsyncFnOnce(&Cell<usize>) + Send) {

@@ -7,7 +7,7 @@ use ovl_tests::wait::wait_for;
 
 use super::host::{Host, Variant, block_on, wanted};
 use super::iptables::{expected, ours};
-use crate::overlay::SOON;
+use crate::SOON;
 
 fn second(mode: Mode) -> Wanted {
     let mut wanted = wanted(mode);
