@@ -23,6 +23,9 @@ pub struct FlowKey {
 
 const _: () = assert!(size_of::<FlowKey>() == 40);
 
+/// For how long a connection is about to end, in units of [`Flow::closed`].
+const CLOSING: u32 = 2;
+
 /// What is known of a flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -35,7 +38,8 @@ pub struct Flow {
     pub since: u64,
     /// Host-side interface of the pod here; 0 until a packet went to it.
     pub port: u32,
-    /// When the end of its connection was last seen, `CLOCK_MONOTONIC` in units of 2^30 ns; 0 if it was not.
+    /// When the end of its connection was last seen, `CLOCK_MONOTONIC` in units of 2^30 ns; 0 if it was not. A row in which
+    /// this is not 0 is void.
     pub closed: u32,
 }
 
@@ -49,9 +53,15 @@ impl Flow {
         if tick == 0 { 1 } else { tick }
     }
 
+    /// What [`Flow::closed`] is of a flow that is void and whose next packets are a new one's.
+    pub const fn long_closed(now: u64) -> u32 {
+        let tick = Self::tick(now).wrapping_sub(CLOSING);
+        if tick == 0 { tick.wrapping_sub(1) } else { tick }
+    }
+
     /// Whether its connection ended a moment ago, two seconds at most: what still comes of it are acknowledgements.
     pub const fn is_closing(&self, now: u64) -> bool {
-        self.closed != 0 && Self::tick(now).wrapping_sub(self.closed) < 2
+        self.closed != 0 && Self::tick(now).wrapping_sub(self.closed) < CLOSING
     }
 }
 
@@ -70,4 +80,21 @@ pub struct Half {
     pub packets: u64,
     /// Bytes of these, from the link layer on.
     pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_that_is_void_is_not_closing_at_any_time() {
+        for tick in [0, 1, 2, 3, 4, 1 << 20, u64::from(u32::MAX), 1 << 32] {
+            let now = tick << 30;
+            let flow = Flow { closed: Flow::long_closed(now), ..Flow::default() };
+            assert_ne!(flow.closed, 0, "{tick}");
+            assert!(!flow.is_closing(now), "{tick}");
+            let flow = Flow { closed: Flow::tick(now), ..Flow::default() };
+            assert!(flow.is_closing(now), "{tick}");
+        }
+    }
 }

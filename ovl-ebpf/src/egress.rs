@@ -27,10 +27,19 @@ pub fn from_pod<'t, P: Packet, T: Tables>(packet: &mut P, tables: &'t T) -> Verd
         _ => Err(Reason::NotIp),
     };
     let verdict = Verdict::of(carried);
-    if let Verdict::Pass(_) = verdict {
+    if let Verdict::Pass(reason) = verdict
+        && !is_of_flow(reason)
+    {
         note_sender(packet, tables);
     }
     verdict
+}
+
+/// Whether a packet was refused for its flow, which is asked last: then its sender is the one that is known.
+#[inline(always)]
+fn is_of_flow(reason: Reason) -> bool {
+    use Reason::{Aged, Changed, NoFlow, OneWay, TcpFlags};
+    matches!(reason, TcpFlags | NoFlow | OneWay | Changed | Aged)
 }
 
 #[inline(always)]

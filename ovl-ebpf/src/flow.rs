@@ -47,8 +47,9 @@ pub fn key(direction: Direction, inner: &Inner) -> FlowKey {
 
 /// Whether a packet may take the fast path, as far as its flow is concerned. One that begins or ends a connection may
 /// not, and what was known of the flow ends with it: conntrack follows the rest, and the next connection between the
-/// same ports is another. The row of a connection that ends stays, empty, for its last acknowledgements: they would only
-/// write it again.
+/// same ports is another. The row stays, empty: a client has so few ports that it is soon wanted again, and to take a row
+/// from the map costs more than all else that is done for a packet. While a connection ends its last acknowledgements
+/// would only fill it again, so for a moment nothing does.
 #[inline(always)]
 pub fn admit<T: Tables>(
     tables: &T,
@@ -60,12 +61,10 @@ pub fn admit<T: Tables>(
     let is_verified = active.config.fast_path == FastPath::Verified as u32;
     let step = inner.step();
     if step != Step::Go {
-        if is_verified {
-            match step {
-                Step::Break => tables.forget_flow(&key(direction, inner)),
-                Step::Close => tables.close_flow(&key(direction, inner), Flow::tick(active.now)),
-                Step::Accept | Step::Go => {}
-            }
+        if is_verified && step != Step::Accept {
+            let now = active.now;
+            let closed = if step == Step::Close { Flow::tick(now) } else { Flow::long_closed(now) };
+            tables.close_flow(&key(direction, inner), closed);
         }
         return Err(Reason::TcpFlags);
     }
@@ -131,19 +130,15 @@ impl Usage {
     }
 }
 
-/// Notes that netfilter accepted a packet of a flow. `port` is the pod's host-side interface, 0 where that is not known.
+/// Notes that netfilter accepted a packet of a flow. `port` is the pod's host-side interface, where that is known.
 #[inline(always)]
 pub fn accept<T: Tables>(
     tables: &T,
     active: &Active<'_>,
     direction: Direction,
-    port: u32,
+    port: Option<u32>,
     inner: &Inner,
 ) -> Reason {
-    // What accepts a connection has been accepted in its own direction, as what follows it.
-    if matches!(inner.step(), Step::Break | Step::Close) {
-        return Reason::TcpFlags;
-    }
     let config = active.config;
     let key = key(direction, inner);
     let known = tables.flow(&key);
@@ -152,7 +147,7 @@ pub fn accept<T: Tables>(
     }
     // Later one side has closed, and the other goes on.
     let mut flow = known.filter(|flow| flow.closed == 0).unwrap_or_default();
-    if port != 0 && flow.port != port {
+    if let Some(port) = port.filter(|port| flow.port != *port) {
         if flow.port != 0 {
             // Another pod has the address now: what its predecessor was allowed is not its to use.
             flow = Flow::default();

@@ -12,16 +12,21 @@ use ovl_common::{Endpoint, FastPath, IpKey, Mac, Reason};
 
 use crate::active::{Active, active};
 use crate::flow::{Direction, accept};
-use crate::inspect::{TRANSPORT, Trailer, check_link_layer, inspect};
+use crate::inspect::{Step, TRANSPORT, Trailer, check_link_layer, inspect};
 use crate::ip::IpHeader;
 use crate::packet::{IP, Packet};
 use crate::tables::Tables;
+use crate::tunnel::Tunnel as _;
 use crate::verdict::{Verdict, is_group};
 
 /// Notes the MAC of the pod behind the interface that `packet` came in on, and where an address moved to.
 #[inline(always)]
 pub(crate) fn note_sender<P: Packet, T: Tables>(packet: &mut P, tables: &T) {
-    packet.make_linear(IP + size_of::<Ipv6>() + size_of::<NeighbourAdvertisement>());
+    match packet.ethertype() {
+        ETHERTYPE_ARP => packet.make_linear(IP + size_of::<Arp>()),
+        ETHERTYPE_IPV6 => packet.make_linear(IP + size_of::<Ipv6>() + size_of::<NeighbourAdvertisement>()),
+        _ => {}
+    }
     let Ok(ethernet) = packet.at::<Ethernet>(0) else { return };
     if packet.is_tagged() || is_group(ethernet.source) {
         return;
@@ -88,31 +93,37 @@ fn learn<I: IpHeader, P: Packet, T: Tables>(
     check_link_layer(packet)?;
     packet.make_linear(IP + I::LENGTH + TRANSPORT);
     let ifindex = packet.ifindex();
-    let port = tables.port(ifindex).ok_or(Reason::NotPort)?;
-    let ethernet = *packet.at::<Ethernet>(0)?;
-    if ethernet.source != port.gateway {
-        return Err(Reason::NotRouted);
-    }
-    if tables.pod_mac(ifindex) != Some(&ethernet.destination) {
-        return Err(Reason::Flooded);
-    }
+    let ethernet: &Ethernet = packet.at(0)?;
+    let endpoint = Endpoint::new(ifindex, ethernet.destination, ethernet.source);
     let ip: &I = packet.at(IP)?;
     ip.check_version()?;
     let address = ip.destination();
     if !I::local(active.config).contains(address) {
         return Err(Reason::NotOverlay);
     }
-    let endpoint = Endpoint::new(ifindex, ethernet.destination, ethernet.source);
     let is_known = tables.endpoint(address) == Some(&endpoint);
-    if !is_known && !tables.learn_endpoint(address, &endpoint) {
-        return Err(Reason::Full);
+    if !is_known {
+        check_delivery(tables, &endpoint)?;
+        if !tables.learn_endpoint(address, &endpoint) {
+            return Err(Reason::Full);
+        }
     }
-    let is_verified = verify::<I, P, T>(packet, tables, active, Direction::Into, ifindex) == Reason::Verified;
+    let is_verified = verify::<I, P, T>(packet, tables, active, Direction::Into) == Reason::Verified;
     Ok(match (is_known, is_verified) {
         (false, _) => Reason::Learned,
         (true, true) => Reason::Verified,
         (true, false) => Reason::Known,
     })
+}
+
+/// Whether a frame that left by `endpoint`'s interface, with its two MACs, came from the gateway and is for who is there.
+#[inline(always)]
+fn check_delivery<T: Tables>(tables: &T, endpoint: &Endpoint) -> Result<(), Reason> {
+    let port = tables.port(endpoint.ifindex).ok_or(Reason::NotPort)?;
+    if endpoint.gateway != port.gateway {
+        return Err(Reason::NotRouted);
+    }
+    if tables.pod_mac(endpoint.ifindex) == Some(&endpoint.pod) { Ok(()) } else { Err(Reason::Flooded) }
 }
 
 /// Notes that netfilter accepted the packet, where it says so. A function of its own for the sake of the stack.
@@ -122,7 +133,6 @@ pub(crate) fn verify<I: IpHeader, P: Packet, T: Tables>(
     tables: &T,
     active: &Active<'_>,
     direction: Direction,
-    port: u32,
 ) -> Reason {
     let config = active.config;
     if config.fast_path != FastPath::Verified as u32 || packet.mark() & config.mark == 0 {
@@ -132,14 +142,24 @@ pub(crate) fn verify<I: IpHeader, P: Packet, T: Tables>(
         Ok(inner) => inner,
         Err(reason) => return reason,
     };
-    let there = match direction {
-        Direction::Out => inner.destination,
-        Direction::Into => inner.source,
-    };
-    if tables.remote(there).is_none() {
-        return Reason::NotOverlay;
+    // What accepts a connection has been accepted in its own direction, as what follows it.
+    if matches!(inner.step(), Step::Break | Step::Close) {
+        return Reason::TcpFlags;
     }
-    accept(tables, active, direction, port, &inner)
+    let (here, there) = match direction {
+        Direction::Out => (inner.source, inner.destination),
+        Direction::Into => (inner.destination, inner.source),
+    };
+    if !I::local(config).contains(here) {
+        return Reason::ForeignSource;
+    }
+    let Some(remote) = tables.remote(there) else { return Reason::NotOverlay };
+    let (device, is_tunnelled) = (packet.ifindex(), remote.travel == P::Tunnel::TRAVEL as u8);
+    match direction {
+        Direction::Out if is_tunnelled == (device == config.underlay) => Reason::OtherWay,
+        Direction::Out => accept(tables, active, direction, None, &inner),
+        Direction::Into => accept(tables, active, direction, Some(device), &inner),
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +212,24 @@ mod tests {
             assert_eq!(frame.bytes, before, "{name}");
             assert_eq!(tables.endpoint_of(POD), None, "{name}");
         }
+    }
+
+    #[test]
+    fn what_is_known_is_not_asked_for_again() {
+        let mut tables = tables(Travel::Vxlan);
+        tables.learn_pod_mac(POD_PORT, &Mac([2; 6]));
+        tables.ports.clear();
+        assert_eq!(to_pod(&mut delivery(), &tables), Verdict::Pass(Reason::Known));
+        // Nor is who sent it, where only its flow is in the way.
+        tables.config = Some(Config { fast_path: FastPath::Verified as u32, ..config() });
+        let sent = crate::egress::from_pod(&mut from_pod_frame(), &tables);
+        assert_eq!(sent, Verdict::Pass(Reason::NoFlow));
+        assert_eq!(tables.pod_mac_of(POD_PORT), Some(Mac([2; 6])));
+        // Its other addresses are learned all the same: what it sends from them is noted.
+        tables.forget_endpoint(IpKey::from_ipv4_octets(POD));
+        let sent = crate::egress::from_pod(&mut from_pod_frame(), &tables);
+        assert_eq!(sent, Verdict::Pass(Reason::UnknownSource));
+        assert_eq!(tables.pod_mac_of(POD_PORT), Some(POD_MAC));
     }
 
     #[test]

@@ -51,15 +51,7 @@ fn decide<I: IpHeader, P: Packet, T: Tables>(
     if is_marked {
         check_link_layer(packet)?;
         packet.make_linear(IP + I::LENGTH + TRANSPORT);
-        let ip: &I = packet.at(IP)?;
-        if !I::local(active.config).contains(ip.source()) {
-            return Err(Reason::ForeignSource);
-        }
-        let remote = tables.remote(ip.destination()).ok_or(Reason::NotOverlay)?;
-        if (remote.travel == P::Tunnel::TRAVEL as u8) != is_tunnel {
-            return Err(Reason::OtherWay);
-        }
-        return Err(verify::<I, P, T>(packet, tables, active, Direction::Out, 0));
+        return Err(verify::<I, P, T>(packet, tables, active, Direction::Out));
     }
     let device = packet.ifindex();
     if P::Tunnel::WRAPS_OWN && is_tunnel && packet.is_own() {
@@ -304,14 +296,20 @@ mod tests {
 
     #[test]
     fn a_connection_that_begins_or_breaks_is_forgotten() {
-        let tables = verified(Travel::Vxlan);
+        let living = |tables: &Mem| {
+            let flows = tables.flows().into_iter().map(|(_, flow)| flow);
+            flows.filter(|flow| flow.closed == 0).map(|flow| (flow.since, flow.out.until)).collect::<Vec<_>>()
+        };
+        let mut tables = verified(Travel::Vxlan);
         assert_eq!(accepted(&tables, 0x10), Reason::Verified);
         for flags in [0x02, 0x04, 0x14, 0x13, 0x17] {
-            assert_eq!(tables.flows().len(), 1, "flags {flags:#x}");
+            assert_eq!(living(&tables), [(tables.now, tables.now + 100)], "flags {flags:#x}");
             assert_eq!(sent(&tables, flags), Reason::TcpFlags);
-            assert_eq!(tables.flows(), [], "flags {flags:#x}");
+            assert_eq!(living(&tables), [], "flags {flags:#x}");
+            assert_eq!(sent(&tables, 0x10), Reason::NoFlow);
             assert_eq!(accepted(&tables, flags), Reason::TcpFlags, "and teaches nothing");
-            assert_eq!(accepted(&tables, 0x10), Reason::Verified);
+            tables.now += 1;
+            assert_eq!(accepted(&tables, 0x10), Reason::Verified, "at once, and as a flow of its own");
         }
     }
 

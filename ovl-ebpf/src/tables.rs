@@ -52,9 +52,7 @@ pub trait Tables {
     /// Writes what is known of a flow; `false` where the table is full.
     fn learn_flow(&self, key: &FlowKey, flow: &Flow) -> bool;
 
-    /// Notes that the connection of a flow ends, where the flow is known: it may not take the fast path any more.
+    /// Notes that the connection of a flow ends or is another now, where the flow is known: it may not take the fast path
+    /// any more.
     fn close_flow(&self, key: &FlowKey, tick: u32);
-
-    /// Makes a flow unknown.
-    fn forget_flow(&self, key: &FlowKey);
 }

@@ -140,10 +140,6 @@ impl Tables for Mem {
             (flow.out.until, flow.into.until, flow.closed) = (0, 0, tick);
         }
     }
-
-    fn forget_flow(&self, key: &FlowKey) {
-        self.flows.borrow_mut().remove(key);
-    }
 }
 
 /// The configuration of a node with VXLAN network 1 in both families, whose fast path asks nobody.

@@ -63,12 +63,15 @@ pub(crate) fn silent_no_longer_than_the_kernel(run: impl Fn(&str) -> Duration) {
     }
 }
 
-/// Waits until the programs of these agents see packets of pods, which `ping` sends: an agent that has just listed its
-/// tables may look at new interfaces a moment later.
+/// Waits until the programs of these agents see packets of pods and to pods, which `ping` sends: an agent that has just
+/// listed its tables may look at new interfaces a moment later, and attaches one program after the other.
 pub(crate) fn wait_until_seen<T>(agents: &[Agent], ping: impl Fn() -> Result<T>) -> Result<()> {
     wait_for("the programs of all agents to see their pods' packets", SOON, || {
         ping()?;
-        agents.iter().try_fold(true, |all, agent| Ok(all && agent.counters()?.seen("from_pod") > 0))
+        agents.iter().try_fold(true, |all, agent| {
+            let counters = agent.counters()?;
+            Ok(all && ["from_pod", "to_pod"].iter().all(|program| counters.seen(program) > 0))
+        })
     })
 }
 

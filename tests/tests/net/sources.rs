@@ -56,8 +56,9 @@ impl Datagram<'_> {
         patience: Duration,
     ) -> Result<bool> {
         let counted = || overlay.agents[GUARD].counter(program, reason);
-        let host = if self.source.is_ipv4() { 32 } else { 128 };
-        self.sender.ip(&format!("address replace {}/{host} dev lo", self.source))?;
+        // Without `nodad` it cannot be bound before the kernel has found, beside, that lo needs no look for duplicates.
+        let (host, at_once) = if self.source.is_ipv4() { (32, "") } else { (128, "nodad") };
+        self.sender.ip(&format!("address replace {}/{host} dev lo {at_once}", self.source))?;
         let (receiver, to) = self.receiver;
         let listening = sockets::udp(receiver, (to, 0).into())?;
         listening.set_read_timeout(Some(patience))?;

@@ -17,7 +17,7 @@ use ovl_tests::traffic::{self, Destination, PingInBackground, StreamInBackground
 use ovl_tests::wait::wait_for;
 use serde_json::Value;
 
-use crate::overlay::{DUAL, Overlay, SOON, VERIFIED, XDP, config};
+use crate::overlay::{DUAL, Overlay, SOON, VERIFIED, XDP, config, wait_until_seen};
 
 /// What runs on a node's underlay device, as `ip` says it: the mode and the program's name.
 fn program(node: &Node) -> Option<(&'static str, String)> {
@@ -111,6 +111,7 @@ fn generically_or_not_at_all() {
 #[test]
 fn a_stream_is_aggregated_after_it_was_stripped() {
     let overlay = Overlay::start(Topology::builder("xdp-gro"), "vxlan", XDP).unwrap();
+    wait_until_seen(&overlay.agents, || traffic::ping_all_pairs(&overlay.pods)).unwrap();
     traffic::tcp_transfer(&overlay.pods[0], &overlay.pods[1], 100 << 20).unwrap();
     let counters = overlay.agents[1].counters().unwrap();
     let stripped = counters.packets("from_wire_xdp", "stripped");
@@ -124,6 +125,7 @@ fn a_stream_is_aggregated_after_it_was_stripped() {
 fn jumbo_frames() {
     let overlay = Overlay::start(Topology::builder("xdp-jumbo").mtu(9000), "vxlan", XDP).unwrap();
     assert_eq!(program(overlay.node(0)), Some(ours("native")));
+    wait_until_seen(&overlay.agents, || traffic::ping_all_pairs(&overlay.pods)).unwrap();
     let (client, server) = (&overlay.pods[0], &overlay.pods[1]);
     traffic::tcp_intact(client, server, 20 << 20, overlay.topology.dir()).unwrap();
     let counters = overlay.agents[1].counters().unwrap();
