@@ -32,7 +32,7 @@ const PLOTS: &[Plot] = &[
         name: "tcp-requests",
         title: "TCP: p50 of requests, rate of connections, times kernel-vxlan (more is better)",
         shows: |row| {
-            let metric = if row.workload == "tcp-crr" { RATE } else { P50 };
+            let metric = if row.workload.starts_with("tcp-crr") { RATE } else { P50 };
             row.workload.starts_with("tcp") && row.metric == metric
         },
     },

@@ -52,7 +52,7 @@ pub(super) enum Load {
     /// Requests and answers in so many flows.
     Requests(Protocol, u32, Cores),
     /// Connections with one request and one answer each.
-    Openings,
+    Openings(Cores),
     /// Datagrams of so many bytes, as fast as one sender can.
     Flood(u32),
     /// The same as another, while the kernel counts what the programs take.
@@ -74,6 +74,12 @@ pub(super) enum Cores {
     Awake,
 }
 
+impl Cores {
+    fn placement(self) -> Placement {
+        if self == One { Placement::OneCore } else { Placement::TwoCores }
+    }
+}
+
 use Cores::{Asleep, Awake, One};
 use Protocol::{Tcp, Udp};
 
@@ -90,7 +96,9 @@ pub(super) const ALL: &[Workload] = &[
     asked("tcp-rr-8", Load::Requests(Tcp, 8, Asleep)),
     asked("tcp-rr-16", Load::Requests(Tcp, 16, Asleep)),
     core("tcp-rr-32", Load::Requests(Tcp, 32, Asleep)),
-    core("tcp-crr", Load::Openings),
+    core("tcp-crr", Load::Openings(Asleep)),
+    usual("tcp-crr-one-core", Load::Openings(One)),
+    asked("tcp-crr-awake", Load::Openings(Awake)),
     core("udp-64", Load::Flood(64)),
     usual("udp-512", Load::Flood(512)),
     usual("udp-1380", Load::Flood(1380)),
@@ -104,7 +112,7 @@ pub(super) const ALL: &[Workload] = &[
     usual("udp-rr-32", Load::Requests(Udp, 32, Asleep)),
     usual("programs-stream", Load::Programs(&Load::Streams(1))),
     usual("programs-rr", Load::Programs(&Load::Requests(Tcp, 1, One))),
-    usual("programs-crr", Load::Programs(&Load::Openings)),
+    usual("programs-crr", Load::Programs(&Load::Openings(Asleep))),
     core("start", Load::Start),
     core("lease", Load::Lease),
 ];
@@ -132,7 +140,7 @@ impl Load {
     /// Whether most packets open or close connections, which is netfilter's affair.
     pub(super) fn opens_connections(self) -> bool {
         match self {
-            Self::Openings => true,
+            Self::Openings(_) => true,
             Self::Programs(load) => load.opens_connections(),
             Self::Streams(_) | Self::Requests(..) | Self::Flood(_) | Self::Start | Self::Lease => false,
         }
@@ -150,7 +158,7 @@ impl Load {
             Self::Programs(_) => contender.mode == Mode::Ebpf,
             Self::Start => contender.ends == Between::Pods,
             Self::Lease => contender.ends == Between::Pods && contender.backend != Backend::Udp,
-            Self::Streams(_) | Self::Requests(..) | Self::Openings | Self::Flood(_) => true,
+            Self::Streams(_) | Self::Requests(..) | Self::Openings(_) | Self::Flood(_) => true,
         }
     }
 
@@ -159,7 +167,7 @@ impl Load {
         match self {
             Self::Streams(flows) => streams(site.ends()?, flows, seconds),
             Self::Requests(protocol, flows, cores) => requests(site.ends()?, protocol, flows, cores, seconds),
-            Self::Openings => openings(site.ends()?, seconds),
+            Self::Openings(cores) => openings(site.ends()?, cores, seconds),
             Self::Flood(payload) => flood(site.ends()?, payload, seconds),
             Self::Programs(load) => program_runs::during(site, |site| load.run(site, seconds)),
             Self::Start => Ok(Outcome { values: agents::start(site)?, packets: 0 }),
@@ -183,7 +191,7 @@ fn streams(ends: Ends<'_>, flows: u32, seconds: u32) -> Result<Outcome> {
 
 #[expect(clippy::cast_precision_loss, reason = "counts")]
 fn requests(ends: Ends<'_>, protocol: Protocol, flows: u32, cores: Cores, seconds: u32) -> Result<Outcome> {
-    let placement = if cores == One { Placement::OneCore } else { Placement::TwoCores };
+    let placement = cores.placement();
     let _spinners = (cores == Awake).then(|| Spinners::start(&placement.cores())).transpose()?;
     let run = || match flows {
         1 => traffic::request_response(ends, protocol, placement, seconds),
@@ -201,8 +209,10 @@ fn requests(ends: Ends<'_>, protocol: Protocol, flows: u32, cores: Cores, second
     Ok(Outcome { values, packets: requests })
 }
 
-fn openings(ends: Ends<'_>, seconds: u32) -> Result<Outcome> {
-    let openings = traffic::open_and_close(ends, Placement::TwoCores, seconds)?;
+fn openings(ends: Ends<'_>, cores: Cores, seconds: u32) -> Result<Outcome> {
+    let placement = cores.placement();
+    let _spinners = (cores == Awake).then(|| Spinners::start(&placement.cores())).transpose()?;
+    let openings = traffic::open_and_close(ends, placement, seconds)?;
     let values = vec![(RATE, openings.per_second), (P50, openings.p50_micros), (P99, openings.p99_micros)];
     Ok(Outcome { values, packets: openings.connections })
 }
