@@ -200,7 +200,8 @@ async fn a_signed_token_that_is_out_of_date_is_bought_again() {
     let keys = TempDir::new().unwrap();
     let secret = keys.path().join("secret");
     fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
-    let token = format!("jwt,sign-method=HS256,priv-key={},ttl=1s", secret.display());
+    // It ends with a whole second: of three there are two at least, in which a new one must be of use.
+    let token = format!("jwt,sign-method=HS256,priv-key={},ttl=3s", secret.display());
     let mut etcd = Guarded::open_to_all(&["--auth-token", &token]);
     etcd.enable();
     let store = etcd.open().await;
@@ -208,7 +209,7 @@ async fn a_signed_token_that_is_out_of_date_is_bought_again() {
     // The token carries the revision of the users, too.
     etcd.server.add_user("another", SECRET, "/elsewhere").unwrap();
     assert_eq!(listed(&store, A).await.lease.attrs, attrs(ME));
-    let expiry = tokio::time::sleep(std::time::Duration::from_secs(2));
+    let expiry = tokio::time::sleep(std::time::Duration::from_secs(4));
     expiry.await;
     store.renew(&held).await.unwrap();
     assert_eq!(names(&store).await, [A]);
