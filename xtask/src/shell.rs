@@ -1,12 +1,12 @@
 //! Programs that a task runs: with their output on the terminal, or quietly with progress and a log.
 
 use std::fs::{self, File};
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use ovl_tests::artifacts;
 use ovl_tests::wait::wait_for;
 
@@ -41,6 +41,31 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("`{line}` ended with {status}");
     }
     Ok(())
+}
+
+/// The same, which also returns what was on its standard output.
+pub(crate) fn run_and_read(command: &mut Command) -> Result<(Result<()>, String)> {
+    let line = line_of(command);
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("run `{line}`"))?;
+    let mut from = child.stdout.take().context("the output is not ours to read")?;
+    let copier = std::thread::spawn(move || -> std::io::Result<Vec<u8>> {
+        let (mut all, mut some) = (Vec::new(), [0; 4096]);
+        loop {
+            let read = match from.read(&mut some)? {
+                0 => return Ok(all),
+                length => some.get(..length).unwrap_or_default(),
+            };
+            all.extend_from_slice(read);
+            let mut to = std::io::stdout().lock();
+            to.write_all(read)?;
+            to.flush()?;
+        }
+    });
+    let status = wait(child, &line, || {})?;
+    let output = copier.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let output = output.with_context(|| format!("read the output of `{line}`"))?;
+    let result = if status.success() { Ok(()) } else { Err(anyhow!("`{line}` ended with {status}")) };
+    Ok((result, String::from_utf8_lossy(&output).into_owned()))
 }
 
 /// Runs `command` with its output in a log, names it and says how long it takes; the end of the log is shown when it
