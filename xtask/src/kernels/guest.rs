@@ -22,7 +22,7 @@ const MACHINE: &str = "-machine q35 -accel tcg,thread=single -cpu max,la57=off -
 const KERNEL_LINE: &str = "console=ttyS0 quiet oops=panic panic=-1 net.ifnames=0 mitigations=off \
                            random.trust_cpu=on cryptomgr.notests";
 /// No test says nothing for so long, and no kernel boots for so long.
-const SILENCE: Duration = Duration::from_mins(3);
+const SILENCE: Duration = Duration::from_mins(8);
 /// Nothing takes so long altogether.
 const DEADLINE: Duration = Duration::from_hours(1);
 
