@@ -47,8 +47,8 @@ pub fn key(direction: Direction, inner: &Inner) -> FlowKey {
 
 /// Whether a packet may take the fast path, as far as its flow is concerned. One that begins or ends a connection may
 /// not, and what was known of the flow ends with it: conntrack follows the rest, and the next connection between the
-/// same ports is another. The row stays, empty: a client has so few ports that it is soon wanted again, and to take a row
-/// from the map costs more than all else that is done for a packet. While a connection ends its last acknowledgements
+/// same ports is another. The row stays, empty: a client has so few ports that it is soon wanted again, and to take another
+/// from the map costs ten times what writing one does. While a connection ends its last acknowledgements
 /// would only fill it again, so for a moment nothing does.
 #[inline(always)]
 pub fn admit<T: Tables>(

@@ -75,8 +75,11 @@ pub(super) enum Cores {
 }
 
 impl Cores {
-    fn placement(self) -> Placement {
-        if self == One { Placement::OneCore } else { Placement::TwoCores }
+    /// Where both run, and what keeps their cores awake as long as it is held.
+    fn prepare(self) -> Result<(Placement, Option<Spinners>)> {
+        let placement = if self == One { Placement::OneCore } else { Placement::TwoCores };
+        let spinners = (self == Awake).then(|| Spinners::start(&placement.cores())).transpose()?;
+        Ok((placement, spinners))
     }
 }
 
@@ -191,8 +194,7 @@ fn streams(ends: Ends<'_>, flows: u32, seconds: u32) -> Result<Outcome> {
 
 #[expect(clippy::cast_precision_loss, reason = "counts")]
 fn requests(ends: Ends<'_>, protocol: Protocol, flows: u32, cores: Cores, seconds: u32) -> Result<Outcome> {
-    let placement = cores.placement();
-    let _spinners = (cores == Awake).then(|| Spinners::start(&placement.cores())).transpose()?;
+    let (placement, _spinners) = cores.prepare()?;
     let run = || match flows {
         1 => traffic::request_response(ends, protocol, placement, seconds),
         flows => traffic::many_requests(ends, protocol, flows as usize, placement, seconds),
@@ -210,8 +212,7 @@ fn requests(ends: Ends<'_>, protocol: Protocol, flows: u32, cores: Cores, second
 }
 
 fn openings(ends: Ends<'_>, cores: Cores, seconds: u32) -> Result<Outcome> {
-    let placement = cores.placement();
-    let _spinners = (cores == Awake).then(|| Spinners::start(&placement.cores())).transpose()?;
+    let (placement, _spinners) = cores.prepare()?;
     let openings = traffic::open_and_close(ends, placement, seconds)?;
     let values = vec![(RATE, openings.per_second), (P50, openings.p50_micros), (P99, openings.p99_micros)];
     Ok(Outcome { values, packets: openings.connections })
