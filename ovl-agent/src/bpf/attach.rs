@@ -284,7 +284,8 @@ impl Table for Attaching<'_> {
             let is_attached = if let Some(mode) = attachment.xdp {
                 self.runs_xdp(hook.ifindex, mode).await?
             } else if is_tcx {
-                self.is_linked(hook, &attachment)?
+                // Asked by name: another interface may have it now, with a program of ours.
+                !is_gone(hook, &attachment) && self.is_linked(hook, &attachment)?
             } else {
                 self.table.filter_exists(hook).await.unwrap_or(false)
             };
@@ -320,18 +321,26 @@ impl Table for Attaching<'_> {
         if self.table.held.contains_key(hook) {
             self.table.detach(*hook).await?;
         }
+        // The kernel is told a name, and another interface may have it by now: it would get what is meant for this one, and
+        // refuse its own for being there. The next listing asks for that one, and not for this one any more.
+        let is_gone = || attachment.xdp.is_none() && is_gone(*hook, attachment);
+        if is_gone() {
+            debug!("{} (index {}) is gone", attachment.interface, hook.ifindex);
+            return Ok(());
+        }
         let attached = match attachment.xdp {
             Some(mode) => self.attach_xdp(*hook, attachment, mode).await,
             None => self.attach(*hook, attachment).await.map_err(Into::into),
         };
-        let held = match attached {
-            // A pod that went while its interface was looked at; the next listing does not ask for it any more.
-            Err(error) if attachment.xdp.is_none() && is_gone(*hook, attachment) => {
-                debug!("{error:#}, which is gone");
-                return Ok(());
+        if is_gone() {
+            debug!("{} (index {}) went meanwhile", attachment.interface, hook.ifindex);
+            if let Ok(held) = attached {
+                self.table.held.insert(*hook, held);
+                self.table.detach(*hook).await?;
             }
-            attached => attached?,
-        };
+            return Ok(());
+        }
+        let held = attached?;
         // A filter was replaced; beside a link it would run the programs twice.
         if self.table.is_left(*hook) && held.is_tcx() {
             self.table.remove_filter(*hook).await?;

@@ -38,6 +38,7 @@ mod policies;
 mod probe;
 mod reach;
 mod repair;
+mod replaced;
 mod restart;
 mod reuse;
 mod rows;
