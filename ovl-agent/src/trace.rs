@@ -33,16 +33,16 @@ const TICK: Duration = Duration::from_millis(500);
 #[command(
     after_help = "Sampling: without --one-in, the programs' own counters say how much there is of what is asked \
                   for, and the programs pick at random so many that about 100 lines a second come of it; in quiet \
-                  times that is every packet. Programs, reasons, send and deliver are looked for before that; pass, \
-                  drop and addresses after it, among up to 1000 verdicts a second. What the programs had no room \
+                  times that is every packet. Programs, reasons, send, deliver and strip are looked for before that; \
+                  pass, drop, return, wrap and addresses after it, among up to 1000 verdicts a second. What the programs had no room \
                   to hand over is counted as lost.\n\n\
                   Packets are shown as the program left them: of those in a tunnel, the packet inside and `node`, the \
                   other end. Times are UTC. Everything is over with the command; two seconds later if it is killed."
 )]
 pub struct TraceArgs {
-    /// Only verdicts of these programs (from_pod, from_wire, to_pod, to_overlay), for these reasons (as `status` names
-    /// them), with these outcomes (pass, drop, send, deliver), and about packets from or to these addresses, subnets or
-    /// nodes. Words of one kind widen the choice, kinds narrow it.
+    /// Only verdicts of these programs (from_pod, from_wire, to_pod, to_overlay, from_wire_xdp), for these reasons (as
+    /// `status` names them), with these outcomes (pass, drop, send, deliver, strip, return, wrap), and about packets from or
+    /// to these addresses, subnets or nodes. Words of one kind widen the choice, kinds narrow it.
     #[arg(value_name = "FILTER")]
     pub filter: Vec<String>,
     /// Show one in N of the packets that fit, at random, whatever the load; 1 is every packet.

@@ -52,7 +52,7 @@ impl Filter {
             ensure!(
                 reasons != 0,
                 "no verdict is for these reasons and has these outcomes; `forwarded` is the one reason to send, \
-                 `delivered` the one to deliver, all others are to pass or to drop"
+                 `delivered` the one to deliver, `stripped` the one to strip, all others are to pass, drop, return or wrap"
             );
         }
         Ok(Self { programs, reasons, actions, addresses })

@@ -40,7 +40,8 @@ struct Exception {
 }
 
 /// `BPF_F_ADJ_ROOM_ENCAP_L2_ETH`, which GSO of VXLAN needs, came with 5.13.
-const NO_ROOM: &str = "this kernel lets no program wrap packets in VXLAN: its fast path is host-gw's";
+const NO_ROOM: &str =
+    "this kernel lets no program wrap packets in VXLAN: its fast path is host-gw's and ipip's";
 
 /// `bpf_xdp_get_buff_len`, with packets in several buffers, came with 5.18.
 const NO_XDP: &str =
