@@ -16,7 +16,7 @@ use crate::command::Cmd;
 use crate::node::Node;
 use crate::subnet::SubnetEnv;
 use crate::underlay::UnderlayAddress;
-use crate::wait::wait_for;
+use crate::wait::{patient, wait_for};
 
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 const EXIT_DEADLINE: Duration = Duration::from_secs(10);
@@ -204,8 +204,12 @@ impl Agent {
 
     /// What `ovl-agent status --json` says.
     pub fn status(&self) -> Result<Value> {
-        // With a deadline, for an agent that accepts the question and hangs.
-        let ask = Cmd::host("timeout").arg("5").arg(&self.binary).words("status --json --socket");
+        // For an agent that accepts the question and hangs.
+        let deadline = patient(Duration::from_secs(5));
+        let ask = Cmd::host("timeout")
+            .arg(deadline.as_secs().to_string())
+            .arg(&self.binary)
+            .words("status --json --socket");
         let text = ask.arg(&self.files.socket).run()?;
         serde_json::from_str(&text).context("parse what `ovl-agent status --json` says")
     }

@@ -1,5 +1,6 @@
 //! The one place that waits: for a named condition, with a deadline.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -8,13 +9,24 @@ use crate::interrupt;
 
 const INTERVAL: Duration = Duration::from_millis(10);
 
+/// How many times longer than a machine's a deadline is, where the tests run in an emulated one.
+const PATIENCE: &str = "OVL_PATIENCE";
+
+/// `deadline` on this machine. No test passes or fails by it on a machine that gets everything done.
+pub fn patient(deadline: Duration) -> Duration {
+    static TIMES: OnceLock<u32> = OnceLock::new();
+    let told = || std::env::var(PATIENCE).ok().and_then(|times| times.parse().ok());
+    deadline * *TIMES.get_or_init(|| told().unwrap_or(1))
+}
+
 /// Polls `condition` until it says `Ok(true)`.
 ///
 /// An `Err` of the condition counts as "not yet": it is kept and shown when the deadline passes. Also returns an
 /// error when the process was asked to end.
 pub fn wait_for(what: &str, deadline: Duration, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = patient(deadline);
     let mut last_error = None;
-    let done = poll_until(deadline, || {
+    let done = poll(deadline, || {
         interrupt::requested()
             || match condition() {
                 Ok(done) => {
@@ -38,7 +50,11 @@ pub fn wait_for(what: &str, deadline: Duration, mut condition: impl FnMut() -> R
 }
 
 /// Polls until true or the deadline, deaf to interrupts: for clean-up code, which must run to its end.
-pub fn poll_until(deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub fn poll_until(deadline: Duration, condition: impl FnMut() -> bool) -> bool {
+    poll(patient(deadline), condition)
+}
+
+fn poll(deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     loop {
         if condition() {

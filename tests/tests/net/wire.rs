@@ -38,34 +38,22 @@ fn captured(topology: Builder, backend: &str) -> (Overlay, Pcap) {
 #[test]
 fn tunnel_packets_are_valid_vxlan_with_good_checksums() {
     let (overlay, pcap) = captured(Topology::builder("wire-vx").nodes(2).plain_packets(), "vxlan");
-    let tunnel = pcap.count("vxlan").unwrap();
-    assert!(tunnel > 1000, "{tunnel} VXLAN packets");
-    for (field, value) in [("vxlan.flags", "0x0800"), ("vxlan.vni", "1"), ("udp.dstport", "8472")] {
-        let rows = pcap.rows("vxlan", &[field]).unwrap();
-        let other = rows.iter().find(|row| row[0].split(',').next() != Some(value));
-        assert_eq!(other, None, "{field} is not {value}");
+    // As few questions as can be: in a guest that is emulated, tshark takes a quarter of a minute for each.
+    let fields = ["vxlan.flags", "vxlan.vni", "udp.dstport", "tcp.port", "ip.ttl", "ip.flags.df"];
+    let rows = pcap.rows("vxlan", &fields).unwrap();
+    assert!(rows.len() > 1000, "{} VXLAN packets", rows.len());
+    for row in rows {
+        let outer = [0, 1, 2].map(|field| row[field].split(',').next().unwrap_or_default());
+        assert_eq!(outer, ["0x0800", "1", "8472"], "{row:?}");
+        // Both fast-path and kernel packets (SYN, FIN) are in there, and a peer cannot tell them apart by these. tshark
+        // prints booleans as 0/1 or False/True, by version.
+        let may_not_fragment = row[5].replace("False", "0").replace("True", "1");
+        assert!(row[3].is_empty() || (row[4] == "64,63" && may_not_fragment == "0,1"), "{row:?}");
     }
     assert_eq!(pcap.bad_checksums().unwrap(), Vec::<Vec<String>>::new());
-    assert_eq!(pcap.count("_ws.malformed").unwrap(), 0);
     // Nothing of the pods travels bare.
-    assert_eq!(pcap.count("ip.addr == 10.42.0.0/16 && !vxlan").unwrap(), 0);
-    // Both fast-path and kernel packets (SYN, FIN) are in there, and a peer cannot tell them apart by these.
-    for (field, values) in [("ip.ttl", "64,63"), ("ip.flags.df", "0,1")] {
-        let wrong: Vec<_> = pcap
-            .rows("vxlan && tcp", &[field])
-            .unwrap()
-            .into_iter()
-            .filter(|row| row[0] != values && row[0] != values.replace(['0', '1'], "").as_str())
-            .filter(|row| !same_flags(&row[0], values))
-            .collect();
-        assert!(wrong.is_empty(), "{field}: {:?}", wrong.first());
-    }
+    assert_eq!(pcap.count("_ws.malformed || (ip.addr == 10.42.0.0/16 && !vxlan)").unwrap(), 0);
     drop(overlay);
-}
-
-/// tshark prints booleans as 0/1 or False/True, by version.
-fn same_flags(have: &str, want: &str) -> bool {
-    have.replace("False", "0").replace("True", "1") == want
 }
 
 #[test]

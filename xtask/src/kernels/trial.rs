@@ -99,6 +99,8 @@ pub(super) fn script(binaries: &Binaries, part: &Part<'_>) -> String {
     }
     // A million would take an emulated machine half an hour.
     let _written = writeln!(script, "export OVL_HOSTILE_PACKETS=10000");
+    // Without a processor's help everything takes ten to forty times longer, by the machine's mood.
+    let _written = writeln!(script, "export OVL_PATIENCE=5");
     let (name, binary, tests) = (part.name, quoted(part.binary), part.tests.join(" "));
     let _written = write!(
         script,
