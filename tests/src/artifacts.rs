@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 /// The environment variable with the path of the agent's binary.
 pub const AGENT_VARIABLE: &str = "OVL_AGENT";
@@ -39,5 +39,6 @@ fn find(variable: &str, usual: &Path, what: &str) -> Result<PathBuf> {
             path.display()
         );
     }
-    Ok(path)
+    // It is run in other folders, too.
+    std::path::absolute(&path).with_context(|| format!("where {} is", path.display()))
 }
