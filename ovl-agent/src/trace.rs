@@ -34,8 +34,8 @@ const TICK: Duration = Duration::from_millis(500);
     after_help = "Sampling: without --one-in, the programs' own counters say how much there is of what is asked \
                   for, and the programs pick at random so many that about 100 lines a second come of it; in quiet \
                   times that is every packet. Programs, reasons, send, deliver and strip are looked for before that; \
-                  pass, drop, return, wrap and addresses after it, among up to 1000 verdicts a second. What the programs had no room \
-                  to hand over is counted as lost.\n\n\
+                  pass, drop, return, wrap and addresses after it, among up to 1000 verdicts a second. What the \
+                  programs had no room to hand over is counted as lost.\n\n\
                   Packets are shown as the program left them: of those in a tunnel, the packet inside and `node`, the \
                   other end. Times are UTC. Everything is over with the command; two seconds later if it is killed."
 )]

@@ -9,13 +9,13 @@ use crate::interrupt;
 
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// How many times longer than a machine's a deadline is, where the tests run in an emulated one.
-const PATIENCE: &str = "OVL_PATIENCE";
+/// The environment variable with how many times longer deadlines are, where tests run in an emulated machine: 1 unless set.
+pub const PATIENCE_VARIABLE: &str = "OVL_PATIENCE";
 
 /// `deadline` on this machine. No test passes or fails by it on a machine that gets everything done.
 pub fn patient(deadline: Duration) -> Duration {
     static TIMES: OnceLock<u32> = OnceLock::new();
-    let told = || std::env::var(PATIENCE).ok().and_then(|times| times.parse().ok());
+    let told = || std::env::var(PATIENCE_VARIABLE).ok().and_then(|times| times.parse().ok());
     deadline * *TIMES.get_or_init(|| told().unwrap_or(1))
 }
 

@@ -51,9 +51,6 @@ pub(super) const NO_OBJECT: &str =
     "build it with `cargo xtask build-ebpf` and build ovl-agent again, or name one with --bpf-object";
 pub(super) const BAD_OBJECT: &str =
     "build the object and the agent from the same sources: `cargo xtask build-ebpf`, then ovl-agent";
-/// The kernel lets go of a link a moment after its last pin and descriptor.
-const IN_THE_WAY: &str =
-    "what is there is about to go, and the agent tries again; if it stays, `bpftool net` shows whose it is";
 const NO_KERNEL: &str =
     "this kernel lacks something the programs need; choose --mode kernel, or a kernel from 6.1 on";
 
@@ -274,7 +271,6 @@ fn from_kernel(step: impl Into<String>, error: &(dyn std::error::Error + 'static
     }
     let advice = match errno {
         Some(nix::libc::EPERM | nix::libc::EACCES) if !reason.contains("verifier") => NO_RIGHTS,
-        Some(nix::libc::EEXIST) => IN_THE_WAY,
         Some(_) => NO_KERNEL,
         None => BAD_OBJECT,
     };
@@ -307,11 +303,6 @@ impl LoadError {
     pub(super) fn of(step: &str, error: &(dyn std::error::Error + 'static)) -> Self {
         from_kernel(step, error)
     }
-
-    /// The same for a step of attaching.
-    pub(super) fn attaching(step: String, error: &(dyn std::error::Error + 'static)) -> Self {
-        from_kernel(step, error)
-    }
 }
 
 #[cfg(test)]
@@ -340,8 +331,6 @@ mod tests {
         );
         let denied = Outer(std::io::Error::from_raw_os_error(nix::libc::EPERM));
         assert_eq!(from_kernel("x", &denied).advice, NO_RIGHTS);
-        let there = Outer(std::io::Error::from_raw_os_error(nix::libc::EEXIST));
-        assert_eq!(from_kernel("x", &there).advice, IN_THE_WAY);
         let missing = Outer(std::io::Error::from_raw_os_error(nix::libc::EINVAL));
         assert_eq!(from_kernel("x", &missing).advice, NO_KERNEL);
     }

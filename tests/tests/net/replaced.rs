@@ -16,13 +16,21 @@ fn hook(netns: &Netns) -> Hook {
     Hook { ifindex, program: Program::ToOverlay }
 }
 
-/// How many programs of tcx see what leaves by the device.
-fn linked() -> usize {
+/// How many programs see what leaves by the device, by tcx or by clsact.
+fn attached(netns: &Netns) -> usize {
+    let filters = netns.command("tc").words("filter show dev replaced egress").run().unwrap();
     SchedClassifier::query_tcx("replaced", TcAttachType::Egress).unwrap().1.len()
+        + filters.matches("direct-action").count()
 }
 
 #[test]
 fn a_program_goes_to_an_interface_and_not_to_whoever_has_its_name() {
+    for how in [TcAttach::Tcx, TcAttach::Clsact] {
+        is_of_its_interface(how);
+    }
+}
+
+fn is_of_its_interface(how: TcAttach) {
     let netns = Netns::create(&unique_prefix("replaced")).unwrap();
     let add = || netns.ip("link add replaced type bridge").unwrap();
     add();
@@ -32,19 +40,25 @@ fn a_program_goes_to_an_interface_and_not_to_whoever_has_its_name() {
     let there = hook(&netns);
     let work = async || -> Result<()> {
         let mut plane = DataPlane::load(&ObjectSource::Embedded, Encapsulation::None, 16, None)?;
-        let mut table = AttachmentTable::new(connect()?, TcAttach::Tcx, TcxOrder::First, "10.42.0.0/16");
+        let mut table = AttachmentTable::new(connect()?, how, TcxOrder::First, "10.42.0.0/16");
         let mut attaching = table.with(&mut plane.programs);
         let row = Attachment::tc("replaced");
         attaching.put(&gone, &row).await?;
-        assert_eq!((attaching.rows().await?.len(), linked()), (0, 0));
+        assert_eq!((attaching.rows().await?.len(), attached(&netns)), (0, 0));
         attaching.put(&there, &row).await?;
-        assert_eq!((attaching.rows().await?.into_keys().collect::<Vec<_>>(), linked()), (vec![there], 1));
+        assert_eq!(
+            (attaching.rows().await?.into_keys().collect::<Vec<_>>(), attached(&netns)),
+            (vec![there], 1)
+        );
 
         netns.ip("link del replaced")?;
         add();
         let again = hook(&netns);
         attaching.put(&again, &row).await?;
-        assert_eq!((attaching.rows().await?.into_keys().collect::<Vec<_>>(), linked()), (vec![again], 1));
+        assert_eq!(
+            (attaching.rows().await?.into_keys().collect::<Vec<_>>(), attached(&netns)),
+            (vec![again], 1)
+        );
         Ok(())
     };
     let run = || {

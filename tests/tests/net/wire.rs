@@ -51,7 +51,7 @@ fn tunnel_packets_are_valid_vxlan_with_good_checksums() {
         assert!(row[3].is_empty() || (row[4] == "64,63" && may_not_fragment == "0,1"), "{row:?}");
     }
     assert_eq!(pcap.bad_checksums().unwrap(), Vec::<Vec<String>>::new());
-    // Nothing of the pods travels bare.
+    // All of it can be read, and nothing of the pods travels bare.
     assert_eq!(pcap.count("_ws.malformed || (ip.addr == 10.42.0.0/16 && !vxlan)").unwrap(), 0);
     drop(overlay);
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use ovl_tests::wait::PATIENCE_VARIABLE;
 
 use super::binaries::Binaries;
 use super::core::Choice;
@@ -100,7 +101,7 @@ pub(super) fn script(binaries: &Binaries, part: &Part<'_>) -> String {
     // A million would take an emulated machine half an hour.
     let _written = writeln!(script, "export OVL_HOSTILE_PACKETS=10000");
     // Without a processor's help everything takes ten to forty times longer, by the machine's mood.
-    let _written = writeln!(script, "export OVL_PATIENCE=5");
+    let _written = writeln!(script, "export {PATIENCE_VARIABLE}=5");
     let (name, binary, tests) = (part.name, quoted(part.binary), part.tests.join(" "));
     let _written = write!(
         script,

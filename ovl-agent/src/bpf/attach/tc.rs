@@ -4,12 +4,15 @@ use anyhow::{Context as _, Result};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, tc};
+use nix::libc;
 use tracing::{debug, info};
 
 use super::super::filters::PRIORITY;
 use super::super::load::LoadError;
 use super::super::pins::Pins;
 use super::{Attaching, Attachment, Held, Hook, TcAttach, TcxOrder, Way};
+
+const STILL_THERE: &str = "an attachment of before is about to go, which the agent's next look finds; restart ovl-agent if this comes again";
 
 impl Attaching<'_> {
     /// Attaches a program of tc. Where an earlier agent's is attached, ours takes its place in one step.
@@ -33,7 +36,7 @@ impl Attaching<'_> {
             let options = TcAttachOptions::TcxOrder(order);
             match program.attach_with_options(&attachment.interface, hook.direction(), options) {
                 Ok(id) => {
-                    let link = program.take_link(id).map_err(|error| LoadError::attaching(step(), &error))?;
+                    let link = program.take_link(id).map_err(|error| LoadError::of(&step(), &error))?;
                     let way = self.pin(hook, link)?;
                     return Ok(Held { attachment: attachment.clone(), way });
                 }
@@ -41,17 +44,14 @@ impl Attaching<'_> {
                     info!("this kernel has no tcx links; using clsact filters");
                     self.table.how = TcAttach::Clsact;
                 }
-                Err(error) => return Err(LoadError::attaching(step(), &error)),
+                Err(error) => return Err(refused(&step(), &error)),
             }
         }
         match tc::qdisc_add_clsact(&attachment.interface) {
             Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
-            Err(tc::TcError::NetlinkError(error)) if error.raw_os_error() == Some(nix::libc::EEXIST) => {}
+            Err(tc::TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
             Err(error) => {
-                return Err(LoadError::attaching(
-                    format!("adding clsact to {}", attachment.interface),
-                    &error,
-                ));
+                return Err(LoadError::of(&format!("adding clsact to {}", attachment.interface), &error));
             }
         }
         let filter = self.table.filter;
@@ -67,8 +67,8 @@ impl Attaching<'_> {
             let options = TcAttachOptions::Netlink(options);
             program.attach_with_options(&attachment.interface, hook.direction(), options)
         };
-        let id = id.map_err(|error| LoadError::attaching(step(), &error))?;
-        let link = program.take_link(id).map_err(|error| LoadError::attaching(step(), &error))?;
+        let id = id.map_err(|error| refused(&step(), &error))?;
+        let link = program.take_link(id).map_err(|error| LoadError::of(&step(), &error))?;
         // aya would remove the filter when the link is dropped; that is ours to do, or our successor's not to.
         std::mem::forget(link);
         Ok(Held { attachment: attachment.clone(), way: Way::Filter })
@@ -81,9 +81,7 @@ impl Attaching<'_> {
             Ok((_, programs)) => Ok(programs.iter().any(|info| info.id() == program)),
             // aya looks each of them up by its number, for which it takes CAP_SYS_ADMIN. A link that was taken off
             // cannot be given a program; giving it the one that it has does nothing.
-            Err(ProgramError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(nix::libc::EPERM) =>
-            {
+            Err(error) if errno(&error) == Some(libc::EPERM) => {
                 Ok(self.table.pins.is_none() || self.take_over(hook, attachment).is_some())
             }
             Err(_) => Ok(false),
@@ -131,6 +129,37 @@ impl Attaching<'_> {
 
 /// `bpf_link_create` answers EINVAL where it does not know the attach type.
 fn lacks_tcx(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::SyscallError(error)
-        if matches!(error.io_error.raw_os_error(), Some(nix::libc::EINVAL | nix::libc::EOPNOTSUPP)))
+    matches!(errno(error), Some(libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+/// Why a program could not be attached. A program is at an interface once: the kernel lets go of a link a moment after its
+/// last pin and descriptor.
+fn refused(step: &str, error: &ProgramError) -> LoadError {
+    let refused = LoadError::of(step, error);
+    if errno(error) == Some(libc::EEXIST) { LoadError { advice: STILL_THERE, ..refused } } else { refused }
+}
+
+/// What a system call answered.
+fn errno(error: &ProgramError) -> Option<i32> {
+    let ProgramError::SyscallError(error) = error else { return None };
+    error.io_error.raw_os_error()
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_still_there_says_nothing_about_the_kernel() {
+        let answer = |errno| {
+            let io_error = std::io::Error::from_raw_os_error(errno);
+            refused("x", &SyscallError { call: "bpf_mprog_attach", io_error }.into())
+        };
+        let there = answer(libc::EEXIST);
+        assert_eq!(there.advice, STILL_THERE);
+        assert!(there.reason.contains("File exists"), "{}", there.reason);
+        assert_ne!(answer(libc::ENOMEM).advice, STILL_THERE);
+    }
 }
