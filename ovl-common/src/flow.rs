@@ -39,7 +39,7 @@ pub struct Flow {
     /// Host-side interface of the pod here; 0 until a packet went to it.
     pub port: u32,
     /// When the end of its connection was last seen, `CLOCK_MONOTONIC` in units of 2^30 ns; 0 if it was not. A row in which
-    /// this is not 0 is void.
+    /// this is not 0 is void, whatever its halves say.
     pub closed: u32,
 }
 
@@ -57,6 +57,14 @@ impl Flow {
     pub const fn long_closed(now: u64) -> u32 {
         let tick = Self::tick(now).wrapping_sub(CLOSING);
         if tick == 0 { tick.wrapping_sub(1) } else { tick }
+    }
+
+    /// Makes it void, as of a connection that ended at `tick` ([`Self::tick`], [`Self::long_closed`]).
+    pub const fn close(&mut self, tick: u32) {
+        // The second FIN leaves alone what the first has written: other CPUs are about to read it.
+        if self.closed != tick {
+            self.closed = tick;
+        }
     }
 
     /// Whether its connection ended a moment ago, two seconds at most: what still comes of it are acknowledgements.

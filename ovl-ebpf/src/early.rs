@@ -75,7 +75,8 @@ fn strip<O: IpHeader, I: IpHeader, P: Early, T: Tables>(
     if active.config.xdp_after_gro != 0 && payload.inner.protocol == UDP {
         return Err(Reason::Aggregate);
     }
-    may_go(tables, active, Direction::Into, payload.endpoint.ifindex, &payload.inner)?;
+    let endpoint = tables.endpoint(payload.inner.destination).ok_or(Reason::UnknownPod)?;
+    may_go(tables, active, Direction::Into, endpoint.ifindex, &payload.inner)?;
     packet.write_note(note(active.config, O::FAMILY))?;
     if let Err(reason) = packet.pop_tunnel::<O>(I::FAMILY) {
         packet.remove_note();

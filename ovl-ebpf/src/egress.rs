@@ -5,7 +5,7 @@ use ovl_common::{Config, IpKey, Reason, Remote, SourceCheck, Travel};
 
 use crate::active::{Active, active};
 use crate::encap::Hops;
-use crate::flow::{Direction, admit};
+use crate::flow::{Direction, admit, goes_on};
 use crate::inspect::{Inner, TRANSPORT, Trailer, check_link_layer, inspect};
 use crate::ip::IpHeader;
 use crate::learn::note_sender;
@@ -60,6 +60,7 @@ fn carry<'t, I: IpHeader, P: Packet, T: Tables>(
     }
     let inner = inspect::<I, P>(packet, config, IP, Trailer::None)?;
     check_sender(packet, tables, source)?;
+    goes_on(tables, active, Direction::Out, &inner)?;
     if remote.travel == Travel::Direct as u8 {
         fits(&inner, config.underlay_mtu)?;
         admit(tables, active, Direction::Out, packet.ifindex(), &inner)?;

@@ -6,7 +6,7 @@ use ovl_common::{Config, Endpoint, IpKey, Reason, SourceCheck, Travel, Tunnel};
 use crate::active::{Active, active, configured};
 use crate::decap::{self, Outer};
 use crate::egress::fits;
-use crate::flow::{Direction, admit};
+use crate::flow::{Direction, admit, goes_on};
 use crate::inspect::{Inner, TRANSPORT, Trailer, check_link_layer, inspect};
 use crate::ip::{Family, IpHeader};
 use crate::packet::{Bytes, IP, Packet};
@@ -118,18 +118,17 @@ fn tunnelled<O: IpHeader, I: IpHeader, P: Packet, T: Tables>(
     if payload.inner.protocol == UDP && packet.segment_size().is_some() {
         return Err(Reason::Aggregate);
     }
-    let endpoint = *payload.endpoint;
+    goes_on(tables, active, Direction::Into, &payload.inner)?;
+    let endpoint = *tables.endpoint(payload.inner.destination).ok_or(Reason::UnknownPod)?;
     admit(tables, active, Direction::Into, endpoint.ifindex, &payload.inner)?;
     packet.pop_tunnel::<O>(I::FAMILY)?;
     finish::<I, P>(packet, &endpoint, payload.is_congested).map_err(|_unfinished| Reason::Mangled)
 }
 
 /// A packet in a tunnel that may take the fast path, as far as headers and peers are concerned.
-pub(crate) struct Payload<'a> {
+pub(crate) struct Payload {
     /// The packet.
     pub(crate) inner: Inner,
-    /// Whom it is for.
-    pub(crate) endpoint: &'a Endpoint,
     /// Whether it has to say what its tunnel says of congestion.
     pub(crate) is_congested: bool,
 }
@@ -157,13 +156,13 @@ impl Refused {
 
 /// Looks at what is in a tunnel packet.
 #[inline(always)]
-pub(crate) fn payload<'a, O: IpHeader, I: IpHeader, P: Bytes, T: Tables>(
+pub(crate) fn payload<O: IpHeader, I: IpHeader, P: Bytes, T: Tables>(
     packet: &P,
-    tables: &'a T,
+    tables: &T,
     active: &Active<'_>,
     outer: &Outer,
     node: IpKey,
-) -> Result<Payload<'a>, Refused> {
+) -> Result<Payload, Refused> {
     let ip: &I = packet.at(P::Tunnel::inner_ip::<O>())?;
     ip.check_version()?;
     if !P::Tunnel::NAMES_NETWORK && !I::local(active.config).contains(ip.destination()) {
@@ -174,8 +173,7 @@ pub(crate) fn payload<'a, O: IpHeader, I: IpHeader, P: Bytes, T: Tables>(
     let inner = inspect::<I, P>(packet, active.config, P::Tunnel::inner_ip::<O>(), Trailer::None)?;
     fits(&inner, O::tunnel(active.config).mtu)?;
     let is_congested = decap::must_mark_congestion(outer.tos, inner.tos)?;
-    let endpoint = tables.endpoint(inner.destination).ok_or(Reason::UnknownPod)?;
-    Ok(Payload { inner, endpoint, is_congested })
+    Ok(Payload { inner, is_congested })
 }
 
 /// The inner source's subnet must be leased by the node that sent the packet. An address of no node's may come from
@@ -231,6 +229,7 @@ fn plain<I: IpHeader, P: Packet, T: Tables>(
             return Err(Reason::OtherWay);
         }
     }
+    goes_on(tables, active, Direction::Into, &inner)?;
     let endpoint = *tables.endpoint(inner.destination).ok_or(Reason::UnknownPod)?;
     admit(tables, active, Direction::Into, endpoint.ifindex, &inner)?;
     finish::<I, P>(packet, &endpoint, false)

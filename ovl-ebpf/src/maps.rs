@@ -10,7 +10,7 @@ use ovl_common::{
     Config, ENDPOINTS, Endpoint, FLOWS, Flow, FlowKey, IDS, IpKey, LEASES, Mac, NODES, POD_MACS, PORTS, Port,
     Program, REASONS, Reason, Remote, STATE, STATS, Stat, TRACE, TRACED, Trace, Traced,
 };
-use ovl_ebpf::flow::Usage;
+use ovl_ebpf::flow::{Acceptance, Usage};
 use ovl_ebpf::tables::Tables;
 
 #[map]
@@ -154,34 +154,30 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<Flow> {
-        // SAFETY: plain bytes, of which any pattern is valid; copied, since a row that is evicted can be another flow's.
-        unsafe { OVL_FLOWS.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn learn_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+    fn accept_flow(&self, key: &FlowKey, acceptance: &Acceptance) -> Reason {
         if let Some(row) = OVL_FLOWS.get_ptr_mut(key) {
             // SAFETY: the row stays mapped while the program runs. To write it in place costs a tenth of taking another one
             // from the map's free ones. Readers on other CPUs may see some of its fields before others: for this one
             // packet, and of this very flow.
-            unsafe { *row = *flow };
-            if OVL_FLOWS.get_ptr(key).is_some_and(|now| core::ptr::eq(now, row)) {
-                return true;
+            let reason = acceptance.note(unsafe { &mut *row });
+            if reason != Reason::Verified || OVL_FLOWS.get_ptr(key).is_some_and(|now| core::ptr::eq(now, row))
+            {
+                return reason;
             }
             // Evicted just now, and perhaps another flow's: that one shall ask netfilter again.
             // SAFETY: as above.
             unsafe { ((*row).out.until, (*row).into.until) = (0, 0) };
         }
-        OVL_FLOWS.insert(key, flow, u64::from(BPF_ANY)).is_ok()
+        let mut flow = Flow::default();
+        let reason = acceptance.note(&mut flow);
+        if OVL_FLOWS.insert(key, flow, u64::from(BPF_ANY)).is_ok() { reason } else { Reason::Full }
     }
 
     #[inline(always)]
     fn close_flow(&self, key: &FlowKey, tick: u32) {
         let Some(row) = OVL_FLOWS.get_ptr_mut(key) else { return };
         // SAFETY: as for `use_flow`. A row that has become another flow's meanwhile has that one ask netfilter again.
-        let flow = unsafe { &mut *row };
-        (flow.out.until, flow.into.until, flow.closed) = (0, 0, tick);
+        unsafe { &mut *row }.close(tick);
     }
 }
 

@@ -1,8 +1,8 @@
 //! The maps as the packet path sees them: questions with plain answers.
 
-use ovl_common::{Config, Endpoint, Flow, FlowKey, IpKey, Mac, Port, Reason, Remote};
+use ovl_common::{Config, Endpoint, FlowKey, IpKey, Mac, Port, Reason, Remote};
 
-use crate::flow::Usage;
+use crate::flow::{Acceptance, Usage};
 
 /// Everything the packet path knows besides the packet.
 pub trait Tables {
@@ -46,11 +46,8 @@ pub trait Tables {
     /// The same without counting it.
     fn check_flow(&self, key: &FlowKey, usage: &Usage) -> Result<(), Reason>;
 
-    /// What is known of a flow.
-    fn flow(&self, key: &FlowKey) -> Option<Flow>;
-
-    /// Writes what is known of a flow; `false` where the table is full.
-    fn learn_flow(&self, key: &FlowKey, flow: &Flow) -> bool;
+    /// Notes that netfilter accepted a packet of a flow, and says whether that is new, or [`Reason::Full`] where the table is.
+    fn accept_flow(&self, key: &FlowKey, acceptance: &Acceptance) -> Reason;
 
     /// Notes that the connection of a flow ends or is another now, where the flow is known: it may not take the fast path
     /// any more.

@@ -13,7 +13,7 @@ use super::{
     GATEWAY, MARK, NODE, NODE6, OVERLAY, OVERLAY6, PEER_NODE, PEER_NODE6, PEER_VTEP, POD, POD_MAC, POD_PORT,
     POD6, TOKEN, UNDERLAY, UNDERLAY_MAC, VTEP,
 };
-use crate::flow::Usage;
+use crate::flow::{Acceptance, Usage};
 use crate::ip::Family;
 use crate::tables::Tables;
 
@@ -124,20 +124,22 @@ impl Tables for Mem {
         usage.check(self.flows.borrow().get(key).ok_or(Reason::NoFlow)?)
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<Flow> {
-        self.flows.borrow().get(key).copied()
-    }
-
-    fn learn_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
-        if !self.full {
-            self.flows.borrow_mut().insert(*key, *flow);
+    fn accept_flow(&self, key: &FlowKey, acceptance: &Acceptance) -> Reason {
+        let mut flows = self.flows.borrow_mut();
+        let mut flow = flows.get(key).copied().unwrap_or_default();
+        let reason = acceptance.note(&mut flow);
+        if reason == Reason::Verified {
+            if self.full {
+                return Reason::Full;
+            }
+            flows.insert(*key, flow);
         }
-        !self.full
+        reason
     }
 
     fn close_flow(&self, key: &FlowKey, tick: u32) {
         if let Some(flow) = self.flows.borrow_mut().get_mut(key) {
-            (flow.out.until, flow.into.until, flow.closed) = (0, 0, tick);
+            flow.close(tick);
         }
     }
 }
