@@ -1,6 +1,7 @@
 //! The BPF side: the object, its maps as tables, and where its programs are attached.
 
 mod attach;
+mod batch;
 mod count;
 mod counters;
 pub mod features;

@@ -1,6 +1,6 @@
 //! `ovl-agent flows`: the flows on the fast path of a running agent.
 //!
-//! The agent only says where its maps are pinned. They are read here: reading many flows takes a second, and the
+//! The agent only says where its maps are pinned. They are read here: reading many flows takes a while, and the
 //! agent's loop has a deadline to move on.
 
 use std::collections::BTreeMap;
@@ -105,10 +105,7 @@ fn place(facts: &Facts) -> Result<(PathBuf, &EbpfFacts)> {
 fn read(folder: &Path, capacity: u32, filter: &[Filter]) -> Result<Report> {
     let config = pinned_config(&folder.join(STATE.name))?;
     let map = FlowMap::pinned(&folder.join(FLOWS.name))?;
-    // A row that goes while it is read has the kernel begin anew: some come twice, and with many that go it would
-    // never end.
-    let limit = usize::try_from(capacity).unwrap_or(usize::MAX).saturating_mul(2);
-    let flows: BTreeMap<FlowKey, Flow> = map.rows().take(limit).collect();
+    let flows: BTreeMap<FlowKey, Flow> = map.rows().collect::<Result<_>>()?;
     let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).context("cannot read the clock")?);
     Ok(report(&flows, &config, nanoseconds(now), capacity, filter))
 }

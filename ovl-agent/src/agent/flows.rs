@@ -61,8 +61,11 @@ impl Agent {
 
 fn prolong_idle(flows: &FlowMap) -> Result<usize> {
     let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).context("cannot read the clock")?);
-    let idle: Vec<Tuple> =
-        flows.rows().filter(|(key, flow)| fell_idle(key, flow, now)).map(|(key, _)| tuple(&key)).collect();
+    let idle = flows.rows().filter_map(|row| match row {
+        Ok((key, flow)) => fell_idle(&key, &flow, now).then(|| Ok(tuple(&key))),
+        Err(error) => Some(Err(error)),
+    });
+    let idle = idle.collect::<Result<Vec<Tuple>>>()?;
     if idle.is_empty() {
         return Ok(0);
     }

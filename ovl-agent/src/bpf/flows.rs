@@ -8,10 +8,14 @@ use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use ovl_common::{FLOWS, Flow, FlowKey};
 
+use super::batch;
 use super::maps::{Abi, absent_is_success};
 
-/// The map of flows with a descriptor of its own, for a thread beside the loop: reading a full one takes a second.
-pub struct FlowMap(HashMap<MapData, Abi<FlowKey>, Abi<Flow>>);
+/// The map of flows with a descriptor of its own, for a thread beside the loop: reading a full one takes a while.
+pub struct FlowMap {
+    rows: HashMap<MapData, Abi<FlowKey>, Abi<Flow>>,
+    descriptor: OwnedFd,
+}
 
 impl FlowMap {
     /// Another descriptor of the map in `programs`.
@@ -23,7 +27,7 @@ impl FlowMap {
     }
 
     /// The map behind a descriptor.
-    pub(crate) fn behind(descriptor: &OwnedFd) -> Result<Self> {
+    pub fn behind(descriptor: &OwnedFd) -> Result<Self> {
         let own = descriptor.try_clone().context("cannot duplicate a descriptor")?;
         Self::open(MapData::from_fd(own))
     }
@@ -35,24 +39,34 @@ impl FlowMap {
 
     fn open(map: Result<MapData, MapError>) -> Result<Self> {
         let map = map.context("cannot open the BPF flow map")?;
-        let map =
+        let descriptor = map.fd().as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")?;
+        let rows =
             HashMap::try_from(Map::LruHashMap(map)).context("the BPF flow map is not what it should be")?;
-        Ok(Self(map))
+        Ok(Self { rows, descriptor })
     }
 
-    /// Every flow; one that comes or goes meanwhile may or may not be there.
-    pub fn rows(&self) -> impl Iterator<Item = (FlowKey, Flow)> {
-        let rows = self.0.iter().filter_map(Result::ok).map(|(Abi(key), Abi(flow))| (key, flow));
-        // Of a connection that ended.
-        rows.filter(|(_, flow)| flow.closed == 0)
+    /// Every flow once; one that comes or goes meanwhile may or may not be there.
+    pub fn rows(&self) -> impl Iterator<Item = Result<(FlowKey, Flow)>> {
+        self.all()
+            // Of a connection that ended.
+            .filter(|row| row.as_ref().map_or(true, |(_, flow)| flow.closed == 0))
+    }
+
+    fn all(&self) -> impl Iterator<Item = Result<(FlowKey, Flow)>> {
+        // SAFETY: `HashMap::try_from` has compared the sizes with the map's.
+        let rows = unsafe { batch::Rows::of(self.descriptor.as_fd()) };
+        rows.map(|row| row.context("cannot read the BPF flow map"))
     }
 
     /// Removes the flows that are `dead`, and returns how many. One that is alive all the same asks netfilter again.
     pub fn forget(&mut self, dead: impl Fn(&FlowKey) -> bool) -> Result<usize> {
-        let keys = self.0.keys().filter_map(Result::ok).map(|Abi(key)| key);
-        let dead: Vec<FlowKey> = keys.filter(dead).collect();
+        let dead = self.all().filter_map(|row| match row {
+            Ok((key, _)) => dead(&key).then_some(Ok(key)),
+            Err(error) => Some(Err(error)),
+        });
+        let dead = dead.collect::<Result<Vec<FlowKey>>>()?;
         for key in &dead {
-            absent_is_success(self.0.remove(&Abi(*key)))
+            absent_is_success(self.rows.remove(&Abi(*key)))
                 .context("cannot remove a row of the BPF flow map")?;
         }
         Ok(dead.len())

@@ -3,6 +3,7 @@
 //! What needs a live stack (GSO, redirects, checksum offload) is in the `net` tests: a test run executes no redirect
 //! and knows no offload.
 
+mod flows;
 mod hostile;
 mod ipip;
 mod packets;

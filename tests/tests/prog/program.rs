@@ -1,11 +1,12 @@
 //! The programs in a network namespace of the test's own, and the maps filled as a test wants them.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Command;
 use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, PerCpuArray};
 use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -112,10 +113,7 @@ impl Programs {
         programs
     }
 
-    fn map<'a, T: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>>(
-        &'a mut self,
-        name: &str,
-    ) -> T {
+    fn map<'a, T: TryFrom<&'a mut Map, Error = aya::maps::MapError>>(&'a mut self, name: &str) -> T {
         T::try_from(self.ebpf.map_mut(name).expect("in the object")).expect("of that type")
     }
 
@@ -172,6 +170,22 @@ impl Programs {
     pub(crate) fn flows(&mut self) -> Vec<(FlowKey, Flow)> {
         let flows: HashMap<_, Abi<FlowKey>, Abi<Flow>> = self.map(FLOWS.name);
         flows.iter().map(|row| row.expect("readable")).map(|(Abi(key), Abi(flow))| (key, flow)).collect()
+    }
+
+    pub(crate) fn set_flow(&mut self, key: &FlowKey, flow: &Flow) {
+        let mut flows: HashMap<_, Abi<FlowKey>, Abi<Flow>> = self.map(FLOWS.name);
+        flows.insert(Abi(*key), Abi(*flow), 0).expect("room");
+    }
+
+    pub(crate) fn remove_flow(&mut self, key: &FlowKey) {
+        let mut flows: HashMap<_, Abi<FlowKey>, Abi<Flow>> = self.map(FLOWS.name);
+        flows.remove(&Abi(*key)).expect("it was there");
+    }
+
+    /// Another descriptor of the map of flows.
+    pub(crate) fn descriptor_of_flows(&self) -> OwnedFd {
+        let Some(Map::LruHashMap(map)) = self.ebpf.map(FLOWS.name) else { panic!("no such map") };
+        map.fd().as_fd().try_clone_to_owned().expect("a descriptor more")
     }
 
     /// What the kernel says of a program.
