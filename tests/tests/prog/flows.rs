@@ -59,6 +59,7 @@ fn reading_ends_while_flows_come_and_go() {
         programs.remove_flow(&key);
         programs.set_flow(&FlowKey { remote_port: [1, 187], ..key }, &flow);
         read += 1;
+        assert!(read <= usize::from(FLOWS) * 2, "it never ends");
     }
-    assert!((usize::from(FLOWS)..=usize::from(FLOWS) * 2).contains(&read), "{read}");
+    assert!(read >= usize::from(FLOWS), "{read}");
 }
