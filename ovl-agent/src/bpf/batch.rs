@@ -5,8 +5,12 @@
 //! buckets (`__htab_map_lookup_and_delete_batch`, Linux 5.6): a row that stays comes once.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::MapData;
 use bytemuck::Pod;
 use nix::libc;
 
@@ -31,6 +35,33 @@ struct Batch {
     flags: u64,
 }
 
+/// A hash map of any kind without rows per CPU, to be read.
+pub(super) struct Reader<K, V> {
+    map: OwnedFd,
+    rows: PhantomData<(K, V)>,
+}
+
+impl<K: Pod, V: Pod> Reader<K, V> {
+    /// # Errors
+    /// Where keys and values of `map` are of other sizes, or nothing can be learned of it.
+    pub(super) fn of(map: &MapData) -> Result<Self> {
+        let info = map.info().context("cannot ask about a BPF map")?;
+        let sizes = (info.key_size() as usize, info.value_size() as usize);
+        ensure!(
+            sizes == (size_of::<K>(), size_of::<V>()),
+            "a BPF map has keys and values of {sizes:?} bytes"
+        );
+        let map = map.fd().as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")?;
+        Ok(Self { map, rows: PhantomData })
+    }
+
+    /// Every row.
+    pub(super) fn rows(&self) -> Rows<'_, K, V> {
+        let (keys, values) = (vec![K::zeroed(); AT_ONCE as usize], vec![V::zeroed(); AT_ONCE as usize]);
+        Rows { map: self.map.as_fd(), from: None, is_over: false, keys, values, left: 0..0 }
+    }
+}
+
 /// The rows of a hash map, one after another. It ends after the first error.
 pub(super) struct Rows<'m, K, V> {
     map: BorrowedFd<'m>,
@@ -40,19 +71,10 @@ pub(super) struct Rows<'m, K, V> {
     keys: Vec<K>,
     values: Vec<V>,
     /// The rows of the last batch that are still to come.
-    left: std::ops::Range<usize>,
+    left: Range<usize>,
 }
 
-impl<'m, K: Pod, V: Pod> Rows<'m, K, V> {
-    /// Reads `map`, a hash map of any kind without rows per CPU.
-    ///
-    /// # Safety
-    /// The map's keys and values are of the sizes of `K` and `V`.
-    pub(super) unsafe fn of(map: BorrowedFd<'m>) -> Self {
-        let (keys, values) = (vec![K::zeroed(); AT_ONCE as usize], vec![V::zeroed(); AT_ONCE as usize]);
-        Self { map, from: None, is_over: false, keys, values, left: 0..0 }
-    }
-
+impl<K: Pod, V: Pod> Rows<'_, K, V> {
     /// Reads the next batch.
     fn read(&mut self) -> io::Result<()> {
         let mut to = 0_u32;
@@ -67,7 +89,7 @@ impl<'m, K: Pod, V: Pod> Rows<'m, K, V> {
             flags: 0,
         };
         // SAFETY: the struct is of the kernel's layout and of the size given; the places it names are as large as `count` rows
-        // of this map, and nobody else has them during the call.
+        // of this map, whose sizes `Reader::of` has compared, and nobody else has them during the call.
         let answer =
             unsafe { libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut batch, size_of::<Batch>()) };
         if answer != 0 {

@@ -8,13 +8,13 @@ use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use ovl_common::{FLOWS, Flow, FlowKey};
 
-use super::batch;
+use super::batch::Reader;
 use super::maps::{Abi, absent_is_success};
 
 /// The map of flows with a descriptor of its own, for a thread beside the loop: reading a full one takes a while.
 pub struct FlowMap {
     rows: HashMap<MapData, Abi<FlowKey>, Abi<Flow>>,
-    descriptor: OwnedFd,
+    reader: Reader<FlowKey, Flow>,
 }
 
 impl FlowMap {
@@ -39,10 +39,10 @@ impl FlowMap {
 
     fn open(map: Result<MapData, MapError>) -> Result<Self> {
         let map = map.context("cannot open the BPF flow map")?;
-        let descriptor = map.fd().as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")?;
+        let reader = Reader::of(&map)?;
         let rows =
             HashMap::try_from(Map::LruHashMap(map)).context("the BPF flow map is not what it should be")?;
-        Ok(Self { rows, descriptor })
+        Ok(Self { rows, reader })
     }
 
     /// Every flow once; one that comes or goes meanwhile may or may not be there.
@@ -53,9 +53,7 @@ impl FlowMap {
     }
 
     fn all(&self) -> impl Iterator<Item = Result<(FlowKey, Flow)>> {
-        // SAFETY: `HashMap::try_from` has compared the sizes with the map's.
-        let rows = unsafe { batch::Rows::of(self.descriptor.as_fd()) };
-        rows.map(|row| row.context("cannot read the BPF flow map"))
+        self.reader.rows().map(|row| row.context("cannot read the BPF flow map"))
     }
 
     /// Removes the flows that are `dead`, and returns how many. One that is alive all the same asks netfilter again.
